@@ -1,0 +1,47 @@
+"""Time as the rest of fairlead sees it: microseconds since the epoch, handed in, never asked for in passing."""
+
+import time
+from datetime import UTC, datetime
+from typing import Protocol
+
+SECOND = 1_000_000  # microseconds
+MINUTE = 60 * SECOND
+HOUR = 60 * MINUTE
+DAY = 24 * HOUR
+
+
+class Clock(Protocol):
+    """Where the time comes from; tests hand in their own."""
+
+    def now(self) -> int:
+        """Microseconds since the epoch by this machine's clock."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds that only ever grow."""
+        ...
+
+
+class SystemClock:
+    """The machine's clocks."""
+
+    def now(self) -> int:
+        """Microseconds since the epoch."""
+        return time.time_ns() // 1000
+
+    def monotonic(self) -> float:
+        """Seconds that only ever grow."""
+        return time.monotonic()
+
+
+def rfc3339(instant: int) -> str:
+    """*instant* (microseconds) as RFC 3339 text in UTC, whole seconds: ``2026-01-01T00:00:00Z``."""
+    return datetime.fromtimestamp(instant // SECOND, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def from_rfc3339(text: str) -> int:
+    """The reverse of `rfc3339`. Raises ValueError."""
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError(f"no time zone in {text!r}")
+    return int(moment.timestamp() * SECOND)
