@@ -1,0 +1,52 @@
+"""Tunnels, and where this node finds whom."""
+
+from typing import Any, Protocol
+
+from fastapi import APIRouter
+from fastapi.responses import PlainTextResponse
+
+from fairlead.api.application import collection, needs
+from fairlead.base.clock import rfc3339
+from fairlead.transport.tunnel import Tunnel
+
+
+class Connected(Protocol):
+    """Who knows the tunnels."""
+
+    def tunnels(self) -> list[dict[str, Any]]:
+        """Each with peer, direction, user, state, since, streams, bytes_in, bytes_out, cipher, kex, transport."""
+        ...
+
+    def hosts(self) -> str:
+        """Lines of a hosts file."""
+        ...
+
+
+def routes(node: Connected) -> APIRouter:
+    """GET tunnel, hosts."""
+    router = APIRouter()
+
+    @router.get("/api/tunnel")
+    async def tunnels(caller: str = needs("tunnel:read")) -> dict[str, Any]:  # noqa: ARG001
+        return collection(node.tunnels())
+
+    @router.get("/api/hosts")
+    async def hosts(caller: str = needs("node:read")) -> PlainTextResponse:  # noqa: ARG001
+        return PlainTextResponse(node.hosts())
+
+    return router
+
+
+def describe(tunnel: Tunnel, kind: str, state: str = "up") -> dict[str, Any]:
+    """A tunnel as listings show it; *kind*: control or streams."""
+    return {"peer": tunnel.peer.node, "direction": tunnel.direction, "user": tunnel.peer.user, "state": state,
+            "since": rfc3339(tunnel.since), "streams": tunnel.streams, "bytes_in": tunnel.bytes_in,
+            "bytes_out": tunnel.bytes_out, "cipher": tunnel.cipher, "kex": tunnel.kex, "transport": tunnel.transport,
+            "kind": kind, "address": tunnel.address, "epoch": tunnel.epoch}
+
+
+def connecting(peer: str, user: str, address: str) -> dict[str, Any]:
+    """A tunnel that is being dialled."""
+    return {"peer": peer, "direction": "out", "user": user, "state": "connecting", "since": None, "streams": 0,
+            "bytes_in": 0, "bytes_out": 0, "cipher": None, "kex": None, "transport": None, "kind": "control",
+            "address": address, "epoch": 0}

@@ -1,0 +1,91 @@
+"""Nodes: who is in the cluster, how they are, and how they leave it."""
+
+from typing import Any, Protocol
+
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict, Field
+
+from fairlead.api.application import collection, needs
+from fairlead.base.errors import Refused
+
+
+class Listing(Protocol):
+    """Who knows the nodes."""
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """Each with at least name, role, state, address, internal_address, fingerprint, joined_at."""
+        ...
+
+
+class Managing(Protocol):
+    """Who changes them; each call names who asked."""
+
+    async def remove_node(self, name: str, by: str) -> None:
+        """Out of the cluster. Raises Refused."""
+        ...
+
+    async def release_node(self, name: str, fingerprint: str, by: str) -> None:
+        """Unfreeze. Raises Refused."""
+        ...
+
+    async def label_node(self, name: str, labels: list[str], by: str) -> None:
+        """Set labels. Raises Refused."""
+        ...
+
+
+class Release(BaseModel):
+    """The body of POST /api/node/NAME/release."""
+
+    model_config = ConfigDict(extra="forbid")
+    fingerprint: str = Field(max_length=100)
+
+
+class Labels(BaseModel):
+    """The body of POST /api/node/NAME/label."""
+
+    model_config = ConfigDict(extra="forbid")
+    labels: list[str] = Field(min_length=1, max_length=64)
+
+
+def reading(cluster: Listing) -> APIRouter:
+    """GET node, node/NAME."""
+    router = APIRouter()
+
+    @router.get("/api/node")
+    async def nodes(caller: str = needs("node:read")) -> dict[str, Any]:  # noqa: ARG001
+        return collection(cluster.nodes())
+
+    @router.get("/api/node/{name}")
+    async def node(name: str, caller: str = needs("node:read")) -> dict[str, Any]:  # noqa: ARG001
+        return _named(cluster, name)
+
+    return router
+
+
+def writing(cluster: Listing, managing: Managing) -> APIRouter:
+    """DELETE node/NAME; POST node/NAME/release, node/NAME/label."""
+    router = APIRouter()
+
+    @router.delete("/api/node/{name}")
+    async def remove(name: str, caller: str = needs("node:write")) -> dict[str, Any]:
+        await managing.remove_node(name, caller)
+        return {"removed": name}
+
+    @router.post("/api/node/{name}/release")
+    async def release(name: str, body: Release, caller: str = needs("node:write")) -> dict[str, Any]:
+        await managing.release_node(name, body.fingerprint, caller)
+        return _named(cluster, name)
+
+    @router.post("/api/node/{name}/label")
+    async def label(name: str, body: Labels, caller: str = needs("node:write")) -> dict[str, Any]:
+        await managing.label_node(name, body.labels, caller)
+        return _named(cluster, name)
+
+    return router
+
+
+def _named(cluster: Listing, name: str) -> dict[str, Any]:
+    for node in cluster.nodes():
+        if node["name"] == name:
+            return node
+    raise Refused("FL-NODE-UNKNOWN", f"there is no node {name[:80]!r}", "see `fairlead node list`")

@@ -1,0 +1,85 @@
+"""Services and the policy about them."""
+
+from typing import Any, Protocol
+
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict, Field
+
+from fairlead.api.application import collection, needs
+from fairlead.nodes.service import Service, declare
+
+
+class Listing(Protocol):
+    """Who knows the services."""
+
+    def services(self) -> list[dict[str, Any]]:
+        """Each with name, owner, port, target, allow."""
+        ...
+
+
+class Declaring(Protocol):
+    """Who changes them."""
+
+    async def add_service(self, service: Service, by: str) -> Service:
+        """Declare one. Raises Refused."""
+        ...
+
+    async def remove_service(self, name: str, by: str) -> None:
+        """Take it back. Raises Refused."""
+        ...
+
+    def explain(self, node: str, service: str) -> dict[str, Any]:
+        """Whether *node* may reach *service*, and by which rule. Raises Refused."""
+        ...
+
+
+class Declaration(BaseModel):
+    """The body of POST /api/service."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: str
+    node: str | None = None
+    role: str | None = None
+    port: int
+    target: str | None = None
+    allow: list[str] = Field(max_length=256)
+
+
+def reading(cluster: Listing) -> APIRouter:
+    """GET service."""
+    router = APIRouter()
+
+    @router.get("/api/service")
+    async def services(caller: str = needs("service:read")) -> dict[str, Any]:  # noqa: ARG001
+        return collection(cluster.services())
+
+    return router
+
+
+def writing(declaring: Declaring) -> APIRouter:
+    """POST service; DELETE service/NAME; GET policy."""
+    router = APIRouter()
+
+    @router.post("/api/service")
+    async def add(body: Declaration, caller: str = needs("service:write")) -> dict[str, Any]:
+        return describe(await declaring.add_service(
+            declare(body.name, node=body.node, role=body.role, port=body.port, target=body.target, allow=body.allow),
+            caller))
+
+    @router.delete("/api/service/{name}")
+    async def remove(name: str, caller: str = needs("service:write")) -> dict[str, Any]:
+        await declaring.remove_service(name, caller)
+        return {"removed": name}
+
+    @router.get("/api/policy")
+    async def explain(node: str, service: str,
+                      caller: str = needs("service:read")) -> dict[str, Any]:  # noqa: ARG001
+        return declaring.explain(node, service)
+
+    return router
+
+
+def describe(service: Service) -> dict[str, Any]:
+    """A service as listings show it."""
+    return {"name": service.name, "owner": service.owner, "port": service.port, "target": service.target,
+            "allow": list(service.allow)}

@@ -1,0 +1,43 @@
+"""Logs: one JSON object per line when standard error is no terminal, else a line that people read.
+
+Every record has ``time level event node``, and ``code`` where something was refused. Asyncio's own complaints come the
+same way, so that nothing is ever printed beside the log.
+"""
+
+import logging
+import sys
+from typing import Any
+
+import structlog
+
+LEVELS = ("debug", "info", "warning", "error")
+
+
+def start(node: str, level: str = "info", *, terminal: bool | None = None) -> None:
+    """Send everything to standard error from now on. *node* stands in every record."""
+    shown = sys.stderr.isatty() if terminal is None else terminal
+    render: Any = structlog.dev.ConsoleRenderer(colors=shown) if shown else structlog.processors.JSONRenderer()
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", key="time"),
+        _named(node),
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.processors.format_exc_info, render],
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr), cache_logger_on_first_use=False)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                    structlog.processors.format_exc_info, render], foreign_pre_chain=shared))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+
+
+def _named(node: str) -> Any:
+    def add(_: Any, __: str, record: dict[str, Any]) -> dict[str, Any]:
+        record.setdefault("node", node)
+        return record
+    return add

@@ -1,0 +1,251 @@
+"""Commands that make, run and end nodes; the only file that imports the daemons, and only when one is asked for."""
+
+import asyncio
+import os
+import shutil
+import time
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fairlead.base import configuration, files, logs
+from fairlead.base.clock import SystemClock
+from fairlead.base.errors import FairleadError, OperatorError
+from fairlead.base.version import installed
+from fairlead.cli import output
+from fairlead.cli.options import State, folder, read
+from fairlead.client.control import ControlClient
+
+AVICNTRL, AUTHTOKEN, CLUSTER = "AVICNTRL", "AVICNTRL_AUTHTOKEN", "AVICNTRL_CLUSTERUUID"
+STOP_S = 10.0
+
+View = Annotated[str | None, typer.Option("--view", metavar="NET", help="See internal addresses in this network: for "
+                                          "several nodes on one host.")]
+Name = Annotated[str, typer.Option("--name", help="The node's name.")]
+Keep = Annotated[bool, typer.Option("--keep-bundle", help="Do not delete the bundle once it is spent.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to *app*."""
+    controller = typer.Typer(no_args_is_help=True, help="A Controller on this machine.")
+    controller.command("init")(controller_init)
+    controller.command("run")(controller_run)
+    controller.command("destroy")(controller_destroy)
+    engine = typer.Typer(no_args_is_help=True, help="A Service Engine on this machine.")
+    engine.command("join")(engine_join)
+    engine.command("run")(engine_run)
+    engine.command("leave")(engine_leave)
+    app.add_typer(controller, name="controller")
+    app.add_typer(engine, name="engine")
+
+
+def controller_init(
+        context: typer.Context, name: Name,
+        address: Annotated[list[str], typer.Option("--address", metavar="HOST[:PORT]", help=(
+            "Where nodes and people find this Controller; repeatable, tried in order. PORT is the portal's, where a "
+            "NAT gives it another."))],
+        listen: Annotated[list[str] | None, typer.Option("--listen", metavar="IP", help=(
+            "Listen on this address of the host only; repeatable. Else on all, IPv4 and IPv6."))] = None,
+        api_port: Annotated[int, typer.Option("--api-port")] = 443,
+        portal_port: Annotated[int, typer.Option("--portal-port")] = 8443,
+        ssh_port: Annotated[int, typer.Option("--ssh-port", help="5098 is the custom where sshd has 22.")] = 22,
+        view: View = None,
+        password_file: Annotated[str | None, typer.Option(
+            "--admin-password-file", metavar="F", help="Read the admin password from this file (or -).")] = None,
+        state: State = None) -> None:
+    """Make the first Controller of a new cluster: root CA, certificates, keys."""
+    from fairlead.controller.initialise import initialise
+    from fairlead.controller.settings import ControllerSettings
+    where = folder(context, state)
+    password = None
+    if password_file is not None:
+        password = read(password_file, "password file", 4096).decode(errors="replace").rstrip("\r\n")
+    settings = _settings(ControllerSettings, addresses=address, listen=listen or [], api_port=api_port,
+                         portal_port=portal_port, ssh_port=ssh_port, view=view)
+    made = _finish(initialise(where, name, settings, password, SystemClock()))
+    output.say(f"made the Controller {made.name} in {where}")
+    output.say(f"  cluster  {made.cluster_uuid}")
+    output.say(f"  host key {made.fingerprint}")
+    if made.password is not None:
+        output.say(f"  the admin password, shown this once: {made.password}")
+    option = f" --state {where}"
+    output.say("next:")
+    output.line(f"  fairlead controller run{option}")
+    output.line(f"  fairlead bundle export{option} --role engine --output se-1.bundle")
+    output.line("  fairlead engine join se-1.bundle --name se-1        (on the engine; then: fairlead engine run)")
+
+
+def controller_run(context: typer.Context, state: State = None) -> None:
+    """Run the Controller in the foreground."""
+    from fairlead.controller import daemon
+    where = folder(context, state)
+    files.check_private_folder(where)
+    logs.start(_name(where), daemon.load_settings(where).log_level)
+    _finish(daemon.run(where, installed(), SystemClock()), fast=True)
+
+
+def controller_destroy(
+        context: typer.Context, state: State = None,
+        yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False) -> None:
+    """End this Controller for good; with the only Controller the whole cluster ends."""
+    from fairlead.controller.initialise import destroy
+    where = folder(context, state)
+    files.check_private_folder(where)
+    _refuse_running(where)
+    if not yes:
+        typer.confirm(f"remove the Controller in {where}, with its root CA and all its engines' trust?", abort=True,
+                      err=True)
+    destroy(where)
+    output.say(f"the Controller in {where} is gone")
+
+
+def engine_join(
+        context: typer.Context, name: Name,
+        bundle: Annotated[str | None, typer.Argument(help="The credential bundle, or - for standard input.")] = None,
+        from_env: Annotated[bool, typer.Option("--from-env", help=(
+            f"Join by {AVICNTRL}, {AUTHTOKEN}, {CLUSTER} in the environment."))] = False,
+        view: View = None, keep_bundle: Keep = False, state: State = None) -> None:
+    """Join this machine to a cluster as a Service Engine; returns when it is committed."""
+    from fairlead.engine.settings import EngineSettings
+    from fairlead.enrol import bundle as bundles
+    from fairlead.enrol.join import Joiner
+    from fairlead.nodes.name import check_name
+    if (bundle is None) == (not from_env):
+        raise typer.BadParameter("give a BUNDLE, or --from-env", param_hint="BUNDLE")
+    where = folder(context, state)
+    settings = _settings(EngineSettings, view=view)
+    if (where / configuration.FILE).exists() and not (where / "trust.json").exists():
+        configuration.load(where, EngineSettings)  # a Controller's folder is not an engine's
+    joiner = Joiner(where, "engine", check_name(name), SystemClock(), progress=output.say)
+    data = b"" if bundle is None else read(bundle, "bundle", bundles.MOST_BYTES)
+    files.make_private_folder(where)
+
+    async def join() -> str:
+        if bundle is None:
+            made = await joiner.find(*_environment())
+        else:
+            made = joiner.unseal(data) if bundles.is_sealed(data) else bundles.decode(data)
+        trust = await joiner.join(made, lambda: _forget(bundle, keep=keep_bundle))
+        configuration.save(where, settings)
+        return f"{trust.node} has joined the cluster {trust.cluster_uuid} as {trust.internal_address}"
+
+    output.say(_finish(join()))
+    output.say("next:")
+    output.line(f"  fairlead engine run --state {where}")
+
+
+def engine_run(context: typer.Context, state: State = None) -> None:
+    """Run the engine in the foreground."""
+    from fairlead.engine import daemon
+    where = folder(context, state)
+    files.check_private_folder(where)
+    logs.start(_name(where), daemon.load_settings(where).log_level)
+    _finish(daemon.run(where, installed(), SystemClock()), fast=True)
+
+
+def engine_leave(
+        context: typer.Context, state: State = None,
+        local_only: Annotated[bool, typer.Option("--local-only", help=(
+            "Only forget the cluster here; its operator must remove the node there."))] = False) -> None:
+    """Take this engine out of the cluster, and forget the cluster here."""
+    from fairlead.enrol import signed
+    from fairlead.enrol.trust import USER_KEY, load, load_key
+    where = folder(context, state)
+    files.check_private_folder(where)
+    trust = load(where)
+    if not local_only and not trust.removed:
+        try:
+            _finish(signed.call(trust, load_key(where, USER_KEY), SystemClock().now(), {"v": 1, "op": "leave"}))
+        except OperatorError as error:
+            raise OperatorError("FL-LEAVE-UNREACHABLE", f"no Controller could be told: {error.message}",
+                                f"`fairlead node remove {trust.node}` on a Controller, then leave again with "
+                                "--local-only") from None
+        except FairleadError as error:
+            if error.code != "FL-NODE-REMOVED":
+                raise
+    _stop(where)
+    for file in ("trust.json", "plan.json", "hosts", configuration.FILE):
+        files.remove(where / file)
+    for inner in ("keys", "pending"):
+        shutil.rmtree(where / inner, ignore_errors=True)
+    output.say(f"{trust.node} has left the cluster; {where} keeps its audit record only")
+
+
+def _environment() -> tuple[Any, list[tuple[str, int]], str]:
+    """Token, Controllers and cluster of the environment. Raises OperatorError FL-ENV, or Refused."""
+    from fairlead.enrol.token import Token
+    from fairlead.nodes.node import split_address
+    missing = [v for v in (AVICNTRL, AUTHTOKEN, CLUSTER) if not os.environ.get(v)]
+    if missing:
+        raise OperatorError("FL-ENV", f"{', '.join(missing)} is not set", "set all three from one bundle")
+    token = Token.decode(os.environ[AUTHTOKEN])
+    return token, [split_address(part.strip(), 8443) for part in os.environ[AVICNTRL].split(",") if part.strip()], \
+        os.environ[CLUSTER]
+
+
+def _forget(bundle: str | None, *, keep: bool) -> None:
+    if bundle is not None and bundle != "-" and not keep:
+        Path(bundle).unlink(missing_ok=True)
+
+
+def _settings(kind: Any, **fields: Any) -> Any:
+    """Settings from flags. Raises OperatorError FL-FLAG."""
+    from pydantic import ValidationError
+    try:
+        return kind.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        flag = "--" + str(first["loc"][0]).replace("addresses", "address").replace("_", "-")
+        raise OperatorError("FL-FLAG", f"{flag}: {first['msg']}", "see --help") from None
+
+
+def _name(state: Path) -> str:
+    """The node's name for its log lines, before anything else is known to be right."""
+    from fairlead.enrol.trust import load
+    try:
+        return load(state).node
+    except FairleadError:
+        return ""
+
+
+def _refuse_running(state: Path) -> None:
+    try:
+        ControlClient(state).get("/api/version")
+    except OperatorError as error:
+        if error.code == "FL-DAEMON-DOWN":
+            return
+        raise
+    raise OperatorError("FL-RUNNING", f"the daemon in {state} is running", "stop it first")
+
+
+def _stop(state: Path) -> None:
+    """End the daemon in *state*, if one runs, and wait until it has. Raises OperatorError FL-RUNNING."""
+    end = time.monotonic() + STOP_S
+    try:
+        ControlClient(state).post("/api/stop")
+        while time.monotonic() < end:
+            ControlClient(state).get("/api/version")
+            time.sleep(0.05)
+    except OperatorError as error:
+        if error.code == "FL-DAEMON-DOWN":
+            return
+        raise
+    raise OperatorError("FL-RUNNING", f"the daemon in {state} does not end", "stop it, then leave again")
+
+
+def _finish(work: Coroutine[Any, Any, Any], *, fast: bool = False) -> Any:
+    """Run *work* to its end; of several failures at once, the one that a person can act on is raised."""
+    import uvloop
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop if fast else None) as runner:
+            return runner.run(work)
+    except BaseExceptionGroup as group:
+        matched, _ = group.split(FairleadError)
+        if matched is None:
+            raise
+        error: BaseException = matched
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        raise error from None

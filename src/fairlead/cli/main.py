@@ -1,0 +1,55 @@
+"""The command line: what people type, and the contract that scripts rely on.
+
+Exit codes: 0 done; 1 refused or failed, with one line on standard error; 2 usage.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import click
+import typer
+
+from fairlead.base.errors import FairleadError
+from fairlead.cli import daemons, demo, operate, output
+from fairlead.cli.options import DEFAULT_STATE, STATE_VARIABLE
+
+
+def application() -> typer.Typer:
+    """All commands."""
+    app = typer.Typer(
+        name="fairlead", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+        help="The secure fabric between a cluster of Controllers and a fleet of Service Engines.")
+
+    @app.callback()
+    def root(context: typer.Context, state: Annotated[Path, typer.Option(
+            "--state", envvar=STATE_VARIABLE, help="The node's state folder.")] = DEFAULT_STATE) -> None:
+        context.obj = state
+
+    daemons.register(app)
+    operate.register(app)
+    demo.register(app)
+    return app
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one command and exit."""
+    command = typer.main.get_command(application())
+    try:
+        code = command.main(args=arguments, prog_name="fairlead", standalone_mode=False)
+    except FairleadError as error:
+        output.fail(error)
+        sys.exit(1)
+    except click.UsageError as error:
+        error.show()
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+if __name__ == "__main__":
+    main()

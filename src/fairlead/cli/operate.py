@@ -1,0 +1,290 @@
+"""Commands that operate a running node, through its control socket; and those that only read a file."""
+
+import json as encoding
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import typer
+
+from fairlead.base import files
+from fairlead.base.clock import SystemClock
+from fairlead.base.errors import OperatorError
+from fairlead.base.version import installed
+from fairlead.cli import hosts as hosts_file
+from fairlead.cli import output
+from fairlead.cli.options import Json, State, client, folder, read, seconds
+from fairlead.enrol import bundle as bundles
+from fairlead.enrol import request as requests
+
+NODE_COLUMNS = ("name", "role", "state", "internal_address", "address", "labels", "joined_at", "fingerprint")
+TOKEN_COLUMNS = ("id", "role", "node", "state", "expires_at", "issued_by", "refusals")
+SERVICE_COLUMNS = ("name", "owner", "port", "target", "allow")
+TUNNEL_COLUMNS = ("peer", "kind", "direction", "user", "state", "since", "streams", "bytes_in", "bytes_out", "cipher",
+                  "kex", "transport")
+AUDIT_COLUMNS = ("seq", "time", "event", "subject", "by", "details")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to *app*."""
+    app.command()(status)
+    app.command()(version)
+    app.command()(hosts)
+    for name, text, commands in (
+            ("bundle", "Credential bundles.", {"export": bundle_export, "request": bundle_request,
+                                               "show": bundle_show}),
+            ("token", "One-time tokens.", {"list": token_list, "show": token_show, "revoke": token_revoke}),
+            ("node", "Nodes of the cluster.", {"list": node_list, "show": node_show, "remove": node_remove,
+                                               "release": node_release, "label": node_label}),
+            ("service", "Services that are reached through the mesh.", {
+                "add": service_add, "list": service_list, "remove": service_remove}),
+            ("policy", "Who may reach what.", {"explain": policy_explain}),
+            ("tunnel", "Live connections between nodes.", {"list": tunnel_list}),
+            ("audit", "The record of trust decisions.", {"list": audit_list, "verify": audit_verify})):
+        group = typer.Typer(no_args_is_help=True, help=text)
+        for command, function in commands.items():
+            group.command(command)(cast("Callable[..., None]", function))
+        app.add_typer(group, name=name)
+
+
+def status(context: typer.Context, state: State = None, json: Json = False) -> None:
+    """How this node is; exit code 1 when its daemon does not answer."""
+    found = client(context, state).get("/api/status")
+    if json:
+        output.as_json(found)
+        return
+    shown = dict(found)
+    for problem in shown.pop("problems"):
+        output.say(f"problem: {problem}")
+    shown["controllers"] = [f"{c['name']} ({c['state']})" for c in found["controllers"]]
+    output.facts(shown)
+
+
+def version(json: Json = False) -> None:
+    """Which fairlead this is."""
+    if json:
+        output.as_json({"product": "fairlead", "version": installed()})
+    else:
+        output.line(f"fairlead {installed()}")
+
+
+def hosts(context: typer.Context, state: State = None,
+          install: Annotated[bool, typer.Option("--install", help="Write a marked block into /etc/hosts.")] = False,
+          json: Json = False) -> None:
+    """Where this node finds whom, as lines of a hosts file."""
+    daemon = client(context, state)
+    try:
+        lines = str(daemon.get("/api/hosts"))
+    except OperatorError as error:
+        if error.code != "FL-DAEMON-DOWN":
+            raise
+        lines = _last_hosts(folder(context, state), error)
+    if install:
+        hosts_file.install(lines, str(folder(context, state)))
+        output.say(f"wrote {len(lines.splitlines())} names into {hosts_file.SYSTEM}")
+    elif json:
+        rows = [line.split() for line in lines.splitlines()]
+        output.as_json([{"address": row[0], "name": row[2], "full_name": row[1]} for row in rows])
+    else:
+        for line in lines.splitlines():
+            output.line(line.replace("\t", "  "))
+
+
+def _last_hosts(state: Path, down: OperatorError) -> str:
+    try:
+        return files.read_private(state / "hosts").decode()
+    except FileNotFoundError:
+        raise down from None
+
+
+# -- bundles and tokens -----------------------------------------------------------------------------------------------
+
+def bundle_export(
+        context: typer.Context, state: State = None,
+        role: Annotated[str | None, typer.Option(help="controller or engine.")] = None,
+        node: Annotated[str | None, typer.Option(help="Only a node of this name may use it.")] = None,
+        source: Annotated[str | None, typer.Option(help="Only from this network, such as 192.0.2.0/24.")] = None,
+        request: Annotated[str | None, typer.Option(
+            "--for", metavar="REQUEST", help="Bind and seal it to the keys of this join request (file or -).")] = None,
+        ttl: Annotated[str, typer.Option(help="Life of the token, at most 10m.")] = "10m",
+        out: Annotated[Path | None, typer.Option("--output", help="File to write, mode 0600; else standard output."),
+                       ] = None) -> None:
+    """Make a credential bundle: everything that a new node needs to join, once, within ten minutes."""
+    body: dict[str, Any] = {"role": role, "node": node, "source": source, "lifetime_s": seconds(ttl)}
+    if request is not None:
+        data = read(request, "join request", requests.MOST_BYTES)
+        asked = requests.decode(data)
+        if role not in (None, asked.role) or node not in (None, asked.node):
+            raise OperatorError("FL-REQUEST", f"the request is of the {asked.role} {asked.node}",
+                                "leave out --role and --node, or name the same")
+        body |= {"role": asked.role, "node": asked.node, "request": data.decode()}
+        output.say(f"request of the {asked.role} {asked.node}: fingerprint {asked.fingerprint}")
+        output.say("compare it with what `fairlead bundle request` printed on that machine")
+    elif role not in ("controller", "engine"):
+        raise typer.BadParameter("give --role controller or --role engine", param_hint="--role")
+    made = client(context, state).post("/api/bundle", body)
+    text = encoding.dumps(made, indent=1).encode() + b"\n"
+    if out is None:
+        typer.get_binary_stream("stdout").write(text)
+        return
+    files.write_private(out.absolute(), text)
+    output.say(f"wrote {out}; it joins one {body['role']} within {ttl}. Next, on that machine:")
+    output.say(f"  fairlead {body['role']} join {out.name} --name {body['node'] or 'NAME'}")
+
+
+def bundle_request(context: typer.Context, role: Annotated[str, typer.Option(help="controller or engine.")],
+                   name: Annotated[str, typer.Option(help="The node's name.")], state: State = None) -> None:
+    """Make this node's keys first and ask for a bundle that nobody else can use; prints the request."""
+    from fairlead.enrol.join import Joiner
+    from fairlead.nodes.name import check_name
+    if role not in ("controller", "engine"):
+        raise typer.BadParameter("give controller or engine", param_hint="--role")
+    asked = Joiner(folder(context, state), "engine" if role == "engine" else "controller", check_name(name),
+                   SystemClock()).request()
+    typer.get_binary_stream("stdout").write(asked.file())
+    output.say(f"fingerprint {asked.fingerprint}")
+    output.say("next, on the leader: fairlead bundle export --for REQUEST --output BUNDLE")
+
+
+def bundle_show(file: Annotated[str, typer.Argument(help="The bundle, or - for standard input.")],
+                json: Json = False) -> None:
+    """What is in a bundle, but for its secret."""
+    data = read(file, "bundle", bundles.MOST_BYTES)
+    shown = {"sealed": True} if bundles.is_sealed(data) else bundles.summary(bundles.decode(data))
+    if json:
+        output.as_json(shown)
+    else:
+        output.facts(shown)
+
+
+def token_list(context: typer.Context, state: State = None, json: Json = False) -> None:
+    """All tokens of the last thirty days."""
+    _list(context, state, "/api/token", TOKEN_COLUMNS, "no tokens", json=json)
+
+
+def token_show(context: typer.Context, token_id: str, state: State = None, json: Json = False) -> None:
+    """One token and everything that happened to it."""
+    found = client(context, state).get(f"/api/token/{token_id}")
+    if json:
+        output.as_json(found)
+        return
+    history = found.pop("history")
+    output.facts(found)
+    output.table(history, AUDIT_COLUMNS, "nothing happened to it")
+
+
+def token_revoke(context: typer.Context, token_id: str, state: State = None) -> None:
+    """Make an open or reserved token worthless."""
+    found = client(context, state).delete(f"/api/token/{token_id}")
+    output.say(f"token {found['id']} is {found['state']}")
+
+
+# -- nodes ------------------------------------------------------------------------------------------------------------
+
+def node_list(context: typer.Context, state: State = None, json: Json = False) -> None:
+    """All nodes."""
+    _list(context, state, "/api/node", NODE_COLUMNS, "no nodes", json=json)
+
+
+def node_show(context: typer.Context, name: str, state: State = None, json: Json = False) -> None:
+    """One node."""
+    found = client(context, state).get(f"/api/node/{name}")
+    output.as_json(found) if json else output.facts(found)
+
+
+def node_remove(context: typer.Context, name: str, state: State = None) -> None:
+    """Take a node out of the cluster: its keys are revoked, its connections cut."""
+    client(context, state).delete(f"/api/node/{name}")
+    output.say(f"{name} is removed")
+
+
+def node_release(context: typer.Context, name: str,
+                 fingerprint: Annotated[str, typer.Option(help="As read on the node's own console.")],
+                 state: State = None) -> None:
+    """Let a frozen node back in, after its keys were compared."""
+    client(context, state).post(f"/api/node/{name}/release", {"fingerprint": fingerprint})
+    output.say(f"{name} is released")
+
+
+def node_label(context: typer.Context, name: str,
+               labels: Annotated[list[str], typer.Argument(help="KEY=VALUE to set, KEY- to take away.")],
+               state: State = None) -> None:
+    """Label a node, for policies."""
+    found = client(context, state).post(f"/api/node/{name}/label", {"labels": labels})
+    output.say(f"{name}: {', '.join(f'{k}={v}' for k, v in found['labels'].items()) or 'no labels'}")
+
+
+# -- services ---------------------------------------------------------------------------------------------------------
+
+def service_add(
+        context: typer.Context, name: str,
+        port: Annotated[int, typer.Option(help="At the owner's internal address.")],
+        allow: Annotated[list[str], typer.Option(
+            help="A node, engines, controllers, or a label KEY=VALUE; repeatable.")],
+        node: Annotated[str | None, typer.Option(help="The node that owns it.")] = None,
+        role: Annotated[str | None, typer.Option(help="Every node of this role owns one.")] = None,
+        target: Annotated[str | None, typer.Option(
+            metavar="HOST:PORT", help="Where the owner connects to; 127.0.0.1:PORT unless said.")] = None,
+        state: State = None) -> None:
+    """Declare a service: whatever is not declared does not exist."""
+    if (node is None) == (role is None):
+        raise typer.BadParameter("give one of --node and --role", param_hint="--node / --role")
+    client(context, state).post("/api/service", {"name": name, "node": node, "role": role, "port": port,
+                                                 "target": target, "allow": allow})
+    output.say(f"{name} is declared")
+
+
+def service_list(context: typer.Context, state: State = None, json: Json = False) -> None:
+    """All services."""
+    _list(context, state, "/api/service", SERVICE_COLUMNS, "no services", json=json)
+
+
+def service_remove(context: typer.Context, name: str, state: State = None) -> None:
+    """Take a declaration back."""
+    client(context, state).delete(f"/api/service/{name}")
+    output.say(f"{name} is no longer declared")
+
+
+def policy_explain(context: typer.Context, source: Annotated[str, typer.Argument(metavar="FROM")], service: str,
+                   state: State = None, json: Json = False) -> None:
+    """Whether a node may reach a service, and why; exit code 1 when it may not."""
+    found = client(context, state).get("/api/policy", node=source, service=service)
+    if json:
+        output.as_json(found)
+    else:
+        for owner in found["owners"]:
+            verdict = "may" if owner["allowed"] else "may not"
+            output.line(f"{found['from']} {verdict} reach {found['service']} at {owner['address']}:{owner['port']} "
+                        f"({owner['owner']}): {owner['why']}")
+        if not found["owners"]:
+            output.line(f"no node owns {found['service']} now")
+    if not found["allowed"]:
+        raise typer.Exit(1)
+
+
+def tunnel_list(context: typer.Context, state: State = None, json: Json = False) -> None:
+    """The live connections of this node."""
+    _list(context, state, "/api/tunnel", TUNNEL_COLUMNS, "no tunnels", json=json)
+
+
+def audit_list(context: typer.Context, state: State = None, json: Json = False,
+               limit: Annotated[int, typer.Option(help="How many of the newest.")] = 100) -> None:
+    """The newest trust decisions of this Controller."""
+    found = client(context, state).get("/api/audit", limit=limit)["results"]
+    output.as_json(found) if json else output.table(found, AUDIT_COLUMNS, "no records")
+
+
+def audit_verify(context: typer.Context, state: State = None) -> None:
+    """Check that no record was changed, removed or cut off."""
+    found = client(context, state).get("/api/audit/verify")
+    output.say(f"{found['verified']} records of {found['node']}, unbroken")
+
+
+def _list(context: typer.Context, state: Path | None, path: str, columns: tuple[str, ...], empty: str, *,
+          json: bool) -> None:
+    found = client(context, state).get(path)["results"]
+    if json:
+        output.as_json(found)
+    else:
+        output.table(found, columns, empty)
+

@@ -1,0 +1,49 @@
+"""Options that many commands share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fairlead.base.errors import OperatorError
+from fairlead.client.control import ControlClient
+
+STATE_VARIABLE = "FAIRLEAD_STATE"
+DEFAULT_STATE = Path("/var/lib/fairlead")
+
+State = Annotated[Path | None, typer.Option(
+    "--state", help=f"The node's state folder; else ${STATE_VARIABLE}, else {DEFAULT_STATE}.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def folder(context: typer.Context, state: Path | None) -> Path:
+    """The state folder that a command means: its own option, else the one before the command, else the default."""
+    if state is not None:
+        return state.absolute()
+    root = context.find_root().obj
+    return (root if isinstance(root, Path) else DEFAULT_STATE).absolute()
+
+
+def client(context: typer.Context, state: Path | None) -> ControlClient:
+    """The client of the daemon in that folder."""
+    return ControlClient(folder(context, state))
+
+
+def read(path: str, what: str, most: int) -> bytes:
+    """The content of a file, or of standard input for ``-``. Raises OperatorError FL-FILE."""
+    try:
+        if path == "-":
+            return typer.get_binary_stream("stdin").read(most + 1)
+        with Path(path).open("rb") as file:
+            return file.read(most + 1)
+    except OSError as error:
+        raise OperatorError("FL-FILE", f"the {what} {path} cannot be read: {error.strerror}",
+                            "check the path and its permissions") from None
+
+
+def seconds(text: str) -> int:
+    """Seconds of ``90``, ``90s``, ``10m``. Raises OperatorError FL-DURATION."""
+    number, unit = (text[:-1], text[-1]) if text and text[-1] in "sm" else (text, "s")
+    if not (number.isascii() and number.isdigit()) or len(number) > 6:
+        raise OperatorError("FL-DURATION", f"{text!r} is no duration", "use seconds or minutes: 90s, 10m")
+    return int(number) * (60 if unit == "m" else 1)

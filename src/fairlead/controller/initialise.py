@@ -1,0 +1,139 @@
+"""`controller init`: the first Controller of a new cluster, its root CA, its certificates and its keys.
+
+Seed: *the Controller generates the following set of self-signed certificates: Root CA, Controller certificate (signed
+by the root CA)*. ``fairlead.toml`` is written last: a folder without it is no Controller, and init may be repeated.
+"""
+
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from uuid import UUID, uuid4
+
+from fairlead.audit.log import AuditLog
+from fairlead.audit.record import Entry
+from fairlead.base import configuration
+from fairlead.base.clock import Clock
+from fairlead.base.errors import OperatorError
+from fairlead.base.files import make_private_folder, write_private
+from fairlead.controller import secrets as sealing
+from fairlead.controller.settings import ControllerSettings
+from fairlead.enrol.exchange import VERSION, CoreController
+from fairlead.enrol.redeem import GENERATION, new_generation
+from fairlead.enrol.trust import FILE as TRUST_FILE
+from fairlead.enrol.trust import HOST_KEY, KEYS, USER_KEY, Trust, save_key
+from fairlead.keys.seal import new_key
+from fairlead.keys.ssh import PrivateKey, PublicKey
+from fairlead.keys.wire import b64
+from fairlead.nodes import records
+from fairlead.nodes.address import FIRST_CONTROLLER
+from fairlead.nodes.name import check_name
+from fairlead.nodes.node import USERS, Node
+from fairlead.nodes.records import AddressEntry, KeyEntry, NameEntry
+from fairlead.pki.authority import Authority
+from fairlead.pki.certificate import der_of, portal_name
+from fairlead.store.protocol import MARK, Absent, Put, mark_value
+from fairlead.store.sqlite import SQLiteStore
+from fairlead.users.accounts import USERS as ACCOUNTS
+from fairlead.users.accounts import Account, account, encode, new_password
+
+STORE = "store.db"
+ADMIN = "admin"
+MIN_VERSION = "enrol/min_version"
+
+
+@dataclass(frozen=True, slots=True)
+class Initialised:
+    """What the person who ran init is told, once."""
+
+    name: str
+    cluster_uuid: str
+    fingerprint: str
+    password: str | None = field(repr=False)
+    """None when it came from a file."""
+
+
+async def initialise(state: Path, name: str, settings: ControllerSettings, password: str | None,
+                     clock: Clock) -> Initialised:
+    """Make a Controller in *state*. Raises FairleadError; then nothing of it is left."""
+    check_name(name)
+    make_private_folder(state)
+    if (state / configuration.FILE).exists():
+        raise OperatorError("FL-ALREADY-INITIALISED", f"there is a node in {state} already",
+                            "use another --state, or `fairlead controller destroy` first")
+    admin = account(ADMIN, "admin", password if password is not None else (shown := new_password()))
+    _clear(state)
+    try:
+        cluster_uuid, host = await _make(state, name, settings, admin, clock)
+        configuration.save(state, settings)
+    except BaseException:
+        _clear(state)
+        raise
+    return Initialised(name, str(cluster_uuid), host.fingerprint, None if password is not None else shown)
+
+
+async def _make(state: Path, name: str, settings: ControllerSettings, admin: Account,
+                clock: Clock) -> tuple[UUID, PublicKey]:
+    now, cluster_uuid, node_id = clock.now(), uuid4(), str(uuid4())
+    authority = Authority.create(cluster_uuid, now)
+    hosts = [host for host, _ in settings.endpoint.places]
+    portal = authority.issue_portal(cluster_uuid, hosts, now)
+    api = authority.issue_api(cluster_uuid, hosts, now)
+    host, user = PrivateKey.generate(), PrivateKey.generate()
+    node_key, cluster_key = new_key(), new_key()
+    address = str(FIRST_CONTROLLER)
+    node = Node(id=node_id, name=name, role="controller", state="up", internal_address=address,
+                host_key=host.public.line, user_key=user.public.line, joined_at=now, endpoint=settings.endpoint)
+    trust = Trust(
+        cluster_uuid=cluster_uuid, node=name, node_id=node_id, role="controller", user=USERS["controller"],
+        internal_address=address, ca_certificates=[b64(der_of(authority.certificate_pem))],
+        tls_name=portal_name(cluster_uuid),
+        controllers=[CoreController(name=name, address=h, portal_port=p, ssh_port=settings.ssh_port,
+                                    internal_address=address, host_key=host.public.line, user_key=user.public.line,
+                                    node_id=node_id) for h, p in settings.endpoint.places])
+    make_private_folder(state / KEYS)
+    save_key(state, HOST_KEY, host)
+    save_key(state, USER_KEY, user)
+    write_private(state / sealing.NODE_KEY, node_key)
+    trust.save(state)
+    store = SQLiteStore.open(state / STORE, clock)
+    try:
+        await AuditLog(store, name).append_with([Absent("cluster/uuid")], [
+            Put("cluster/uuid", str(cluster_uuid).encode()),
+            Put(MARK, mark_value(now)),
+            Put(GENERATION, new_generation()),
+            Put(MIN_VERSION, b"%d" % VERSION),
+            Put(ACCOUNTS + admin.name, encode(admin)),
+            sealing.wrapped(node_key, node_id, cluster_key),
+            sealing.sealed(cluster_key, sealing.ROOT,
+                           sealing.Certified(authority.certificate_pem, authority.key_pem)),
+            sealing.sealed(cluster_key, sealing.CERTIFICATES + sealing.SECURE_CHANNEL,
+                           sealing.Certified(portal.certificate_pem, portal.key_pem)),
+            sealing.sealed(cluster_key, sealing.CERTIFICATES + sealing.API,
+                           sealing.Certified(api.certificate_pem, api.key_pem)),
+            Put(records.NODES + node_id, records.encode(node)),
+            Put(records.NAMES + name, records.encode(NameEntry(node_id, "held"))),
+            Put(records.ADDRESSES + address, records.encode(AddressEntry(node_id, "held"))),
+            Put(records.KEYS + host.public.fingerprint,
+                records.encode(KeyEntry(node_id, "host", "active", "", host.public.line))),
+            Put(records.KEYS + user.public.fingerprint,
+                records.encode(KeyEntry(node_id, "user", "active", "", user.public.line))),
+        ], [Entry("cluster.created", name, "init", {"cluster_uuid": str(cluster_uuid),
+                                                    "host_key": host.public.fingerprint, "address": address})])
+    finally:
+        await store.close()
+    return cluster_uuid, host.public
+
+
+def destroy(state: Path) -> None:
+    """Remove everything that makes *state* a Controller. Raises OperatorError when there is none."""
+    if not (state / configuration.FILE).exists():
+        raise OperatorError("FL-STATE-MISSING", f"there is no Controller in {state}", "name its folder with --state")
+    (state / configuration.FILE).unlink()
+    _clear(state)
+
+
+def _clear(state: Path) -> None:
+    """What an interrupted init, or a destroyed Controller, leaves: only files that fairlead itself names."""
+    for name in (TRUST_FILE, sealing.NODE_KEY, STORE, f"{STORE}-wal", f"{STORE}-shm", "hosts", "control.sock"):
+        (state / name).unlink(missing_ok=True)
+    shutil.rmtree(state / KEYS, ignore_errors=True)

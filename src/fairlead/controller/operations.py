@@ -1,0 +1,168 @@
+"""What an operator sees and does on a Controller: the answers behind the API's ports."""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+from fairlead.api.mesh import describe as describe_tunnel
+from fairlead.api.services import describe as describe_service
+from fairlead.audit.log import AuditLog
+from fairlead.audit.record import AuditRecord
+from fairlead.base.clock import rfc3339
+from fairlead.base.errors import Refused
+from fairlead.fleet.sessions import Sessions
+from fairlead.keys.ssh import PublicKey
+from fairlead.link.messages import Plan
+from fairlead.mesh import plan as plans
+from fairlead.nodes.address import View
+from fairlead.nodes.directory import Directory
+from fairlead.nodes.node import Node
+from fairlead.nodes.policy import allowed, owns, refusal
+from fairlead.nodes.registry import Registry
+from fairlead.nodes.service import Service
+
+
+class Operations:
+    """Reads the directory and the fleet, writes through the registry."""
+
+    def __init__(self, *, me: str, cluster_uuid: UUID, version: str, view: View, generation: str,
+                 directory: Directory, registry: Registry, sessions: Sessions, audit: AuditLog,
+                 problems: Callable[[], list[str]]) -> None:
+        self._me = me
+        self._cluster_uuid = cluster_uuid
+        self._version = version
+        self._view = view
+        self._generation = generation
+        self._directory = directory
+        self._registry = registry
+        self._sessions = sessions
+        self._audit = audit
+        self._problems = problems
+
+    # -- the node and its cluster -------------------------------------------------------------------------------------
+
+    @property
+    def healthy(self) -> bool:
+        """Whether everything that is planned is there."""
+        return not self._problems()
+
+    def status(self) -> dict[str, Any]:
+        """The object of `fairlead status`."""
+        me = self._node()
+        engines = Counter(self._sessions.standing(n).state for n in self._directory.nodes.values()
+                          if n.role == "engine")
+        tunnels = self._sessions.tunnels
+        return {
+            "node": me.name, "role": "leader", "state": "up", "cluster_uuid": str(self._cluster_uuid),
+            "leader": me.name, "version": self._version,
+            "controllers": [{"name": n.name, "state": n.state, "internal_address": n.internal_address,
+                             "address": ", ".join(n.endpoint.addresses) if n.endpoint else ""}
+                            for n in self._directory.controllers()],
+            "engines": {"total": sum(engines.values()), **dict(sorted(engines.items()))},
+            "tunnels": {"total": len(tunnels), "up": len(tunnels), "streams": sum(t.streams for t in tunnels)},
+            "view": str(self._view.network), "healthy": self.healthy, "problems": self._problems()}
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """Every node, Controllers first."""
+        return [self._describe(n) for n in sorted(self._directory.nodes.values(), key=lambda n: (n.role, n.name))]
+
+    def tunnels(self) -> list[dict[str, Any]]:
+        """Every live connection."""
+        return [describe_tunnel(t, "control" if self._sessions.is_link(t) else "streams")
+                for t in sorted(self._sessions.tunnels, key=lambda t: (t.peer.node, t.since))]
+
+    def hosts(self) -> str:
+        """Where this node finds whom."""
+        return plans.hosts(self.plan(), self._view)
+
+    def plan(self) -> Plan:
+        """This Controller's own plan."""
+        return plans.plan_for(self._node(), self._directory.nodes.values(), self._directory.services.values(),
+                              generation=self._generation, revision=self._directory.revision)
+
+    async def remove_node(self, name: str, by: str) -> None:
+        """Out of the cluster, connections cut. Raises Refused."""
+        await self._registry.remove(name, by)
+
+    async def release_node(self, name: str, fingerprint: str, by: str) -> None:
+        """Unfreeze. Raises Refused."""
+        await self._registry.release(name, fingerprint, by)
+
+    async def label_node(self, name: str, labels: list[str], by: str) -> None:
+        """Set labels. Raises Refused."""
+        await self._registry.label(name, labels, by)
+
+    # -- services -----------------------------------------------------------------------------------------------------
+
+    def services(self) -> list[dict[str, Any]]:
+        """Every declared service."""
+        return [describe_service(s) for s in sorted(self._directory.services.values(), key=lambda s: s.name)]
+
+    async def add_service(self, service: Service, by: str) -> Service:
+        """Declare one. Raises Refused."""
+        return await self._registry.add_service(service, by)
+
+    async def remove_service(self, name: str, by: str) -> None:
+        """Take it back. Raises Refused."""
+        await self._registry.remove_service(name, by)
+
+    def explain(self, node: str, service: str) -> dict[str, Any]:
+        """Whether *node* may reach *service*, at each owner, and why. Raises Refused."""
+        asking = self._directory.named(node)
+        if asking is None:
+            raise Refused("FL-NODE-UNKNOWN", f"there is no node {node[:80]!r}", "see `fairlead node list`")
+        declared = self._directory.services.get(service)
+        if declared is None:
+            raise Refused("FL-SERVICE-UNKNOWN", f"there is no service {service[:80]!r}", "see `fairlead service list`")
+        owners = [n for n in self._directory.nodes.values() if owns(n, declared)]
+        verdicts = []
+        for owner in sorted(owners, key=lambda n: n.name):
+            why = refusal(asking, owner, declared)
+            rule = "it is the owner" if asking.id == owner.id else f"allowed by {allowed(asking, declared)}"
+            verdicts.append({"owner": owner.name, "address": owner.internal_address, "port": declared.port,
+                             "allowed": why is None, "why": why or rule})
+        return {"from": asking.name, "service": declared.name,
+                "allowed": any(v["allowed"] for v in verdicts), "allow": list(declared.allow), "owners": verdicts}
+
+    # -- audit --------------------------------------------------------------------------------------------------------
+
+    async def recent(self, limit: int) -> list[dict[str, Any]]:
+        """The newest records, oldest first."""
+        return [_record(r) for r in await self._audit.records(limit)]
+
+    async def about(self, subject: str) -> list[dict[str, Any]]:
+        """The records about *subject*, oldest first."""
+        return [_record(r) for r in await self._audit.records(100_000) if r.subject == subject]
+
+    async def check(self) -> dict[str, Any]:
+        """Verify the chain. Raises Refused FL-AUDIT-BROKEN."""
+        await self._audit.verify()
+        newest = await self._audit.records(1)
+        return {"verified": newest[-1].seq if newest else 0, "node": self._node().name}
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _node(self) -> Node:
+        return self._directory.nodes[self._me]
+
+    def _describe(self, node: Node) -> dict[str, Any]:
+        here = node.role == "controller"
+        standing = self._sessions.standing(node)
+        shown: dict[str, Any] = {
+            "name": node.name, "role": "leader" if node.id == self._me else "follower" if here else "engine",
+            "state": node.state if here else standing.state,
+            "address": ", ".join(node.endpoint.addresses) if node.endpoint else standing.address,
+            "internal_address": node.internal_address, "fingerprint": PublicKey.from_line(node.host_key).fingerprint,
+            "joined_at": rfc3339(node.joined_at) if node.joined_at else None,
+            "user_fingerprint": PublicKey.from_line(node.user_key).fingerprint, "user": node.user,
+            "labels": node.labels, "software": node.software, "token": node.token_id or None}
+        if not here:
+            shown |= {"since": rfc3339(standing.since) if standing.since else None, "skew_s": round(standing.skew_s, 3),
+                      "problems": list(standing.problems), "plan_revision": standing.acknowledged}
+        return shown
+
+
+def _record(record: AuditRecord) -> dict[str, Any]:
+    return {"seq": record.seq, "time": rfc3339(record.time), "node": record.node, "event": record.event,
+            "subject": record.subject, "by": record.by, "details": dict(record.details)}

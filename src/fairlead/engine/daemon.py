@@ -1,0 +1,339 @@
+"""The engine: it dials, nobody dials it; it follows its plan, also when no Controller is there to repeat it.
+
+Everything that it is made of is put together here, in one task group.
+"""
+
+import asyncio
+import contextlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from fairlead.api import mesh as mesh_api
+from fairlead.api import nodes as nodes_api
+from fairlead.api import services as services_api
+from fairlead.api import system as system_api
+from fairlead.api.application import build
+from fairlead.audit.journal import Journal
+from fairlead.audit.record import Entry
+from fairlead.base import configuration, files
+from fairlead.base.clock import SECOND, Clock
+from fairlead.base.errors import FairleadError, OperatorError
+from fairlead.base.service import notify, on_signals
+from fairlead.engine.link import Link
+from fairlead.engine.operations import Operations
+from fairlead.engine.settings import EngineSettings
+from fairlead.enrol import signed
+from fairlead.enrol.exchange import Core, CoreController
+from fairlead.enrol.trust import HOST_KEY, USER_KEY, Trust, load_key
+from fairlead.enrol.trust import load as load_trust
+from fairlead.keys.ssh import PrivateKey, PublicKey
+from fairlead.link.messages import Plan, PlanController
+from fairlead.mesh import plan as plans
+from fairlead.mesh.listeners import Listeners
+from fairlead.mesh.supervisor import Supervisor
+from fairlead.portal.listener import Limits, bind_unix, serve
+from fairlead.transport.dialler import dial
+from fairlead.transport.options import Keepalive
+from fairlead.transport.peer import Peer, Target
+from fairlead.transport.tunnel import Tunnel
+
+DRAIN_S = 3.0
+SOCKET = "control.sock"
+HOSTS = "hosts"
+PLAN = "plan.json"
+AUDIT = "audit.jsonl"
+ASK_AGAIN_S = 5.0
+"""Between two questions to the portal why nobody lets us in."""
+
+log = structlog.get_logger("fairlead.engine")
+
+
+async def run(state: Path, version: str, clock: Clock) -> None:
+    """Run the engine in *state* until it is told to stop, or removed. Raises FairleadError when it cannot start."""
+    files.check_private_folder(state)
+    trust = load_trust(state)
+    if trust.removed:
+        raise OperatorError("FL-NODE-REMOVED", f"{trust.node} was removed from the cluster",
+                            "join again: `fairlead engine join BUNDLE --name NAME`, with a new bundle")
+    if trust.role != "engine":
+        raise OperatorError("FL-ROLE", f"the node in {state} is a {trust.role}", "`fairlead controller run` runs it")
+    settings, user_key = load_settings(state), load_key(state, USER_KEY)
+    host_key = load_key(state, HOST_KEY)
+    control = bind_unix(state, SOCKET)
+    try:
+        journal = Journal.open(state / AUDIT, trust.node, clock)
+        engine = Engine(state, version, clock, settings, trust, user_key, host_key, journal)
+        listener = await serve(engine.application(), [control], presented=None,
+                               limits=Limits(keep_alive=True, body_bytes=1024 * 1024), admission=None)
+        try:
+            await engine.run()
+        finally:
+            await listener.close(0.5)
+    finally:
+        control.close()
+        files.remove(state / SOCKET)
+
+
+def load_settings(state: Path) -> EngineSettings:
+    """The settings in *state*. Raises OperatorError."""
+    try:
+        return configuration.load(state, EngineSettings)
+    except FileNotFoundError:
+        return EngineSettings()
+
+
+@dataclass(slots=True)
+class Engine:
+    """One engine at work."""
+
+    state: Path
+    version: str
+    clock: Clock
+    settings: EngineSettings
+    trust: Trust
+    user_key: PrivateKey
+    host_key: PrivateKey
+    journal: Journal
+    plan: Plan | None = None
+    standing: str = "up"
+    supervisor: Supervisor = field(init=False)
+    listeners: Listeners = field(init=False)
+    _stop: asyncio.Event = field(default_factory=asyncio.Event)
+    _offset: int = 0
+    """Store time minus this machine's clock, microseconds."""
+    _asked: float = float("-inf")
+    _applying: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _work: set[asyncio.Task[Any]] = field(default_factory=set)
+    _plan_problem: str = ""
+    _reverses: dict[Tunnel, set[int]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        link = Link(self, self.clock, f"fairlead/{self.version}")
+        self.supervisor = Supervisor(self._dial, link.talk, self._serve_on, self._failed)
+        self.listeners = Listeners(self.supervisor)
+
+    def application(self) -> Any:
+        """What the control socket serves."""
+        operations = Operations(self)
+        return build([
+            system_api.routes(operations, self.version), system_api.stopping(self._stop.set),
+            nodes_api.reading(operations), services_api.reading(operations), mesh_api.routes(operations),
+        ], version=self.version, public=system_api.PUBLIC)
+
+    async def run(self) -> None:
+        """Follow the plan until stopped."""
+        self.plan = self._stored_plan()
+        async with asyncio.TaskGroup() as group:
+            repair = group.create_task(self.listeners.repair(), name="repair")
+            on_signals(self._stop, self._reload)
+            if self.plan is not None:
+                await self._apply(self.plan)
+            self.supervisor.want(self._controllers())
+            notify("READY=1")
+            log.info("engine.ready", version=self.version, plan=self.plan.revision if self.plan else 0)
+            await self._stop.wait()
+            notify("STOPPING=1")
+            log.info("engine.stopping")
+            await self.listeners.close(0.0 if self.standing == "removed" else DRAIN_S)
+            await self.supervisor.close()
+            for task in list(self._work):
+                task.cancel()
+            repair.cancel()
+
+    @property
+    def problems(self) -> list[str]:
+        """What is not as planned, one line each."""
+        return [*([self._plan_problem] if self._plan_problem else []), *self.listeners.problems]
+
+    # -- what the link says -------------------------------------------------------------------------------------------
+
+    async def follow(self, plan: Plan) -> None:
+        """Put a Controller's plan in force, unless a newer one of the same store is."""
+        known = self.plan
+        if known is not None and known.generation == plan.generation and plan.revision < known.revision:
+            return
+        self.standing = "up"
+        self.plan = plan
+        try:
+            files.write_private(self.state / PLAN, plan.model_dump_json().encode())
+            self._remember_controllers(plan)
+        except FairleadError as error:  # a full disk: the plan is in force all the same
+            log.error("plan.unsaved", code=error.code, reason=error.message)
+        await self._apply(plan)
+        self.supervisor.want(self._controllers())
+        log.info("plan.applied", revision=plan.revision, reach=len(plan.reach), serve=len(plan.serve),
+                 problems=len(self.problems))
+
+    def open_streams(self, controller: PlanController) -> None:
+        """A stream waits at *controller*."""
+        self._later(self._open_streams(controller.name))
+
+    def removed(self) -> None:
+        """Close everything and end: this node is no longer in the cluster."""
+        if self.standing != "removed":
+            self.standing = "removed"
+            with contextlib.suppress(FairleadError):
+                self.trust.but(removed=True).save(self.state)
+                self.journal.append(Entry("node.removed", self.trust.node, "controller", {}))
+            log.warning("node.removed", code="FL-NODE-REMOVED")
+            self._stop.set()
+
+    def frozen(self) -> None:
+        """Wait for an operator."""
+        if self.standing != "frozen":
+            self.standing = "frozen"
+            log.warning("node.frozen", code="FL-NODE-FROZEN", fingerprint=self.host_key.public.fingerprint)
+
+    def heard(self, server_time: int) -> None:
+        """Learn the offset to store time."""
+        self._offset = server_time - self.clock.now()
+
+    @property
+    def skew_s(self) -> float:
+        """This machine's clock minus store time, seconds."""
+        return -self._offset / SECOND
+
+    # -- the mesh -----------------------------------------------------------------------------------------------------
+
+    async def _dial(self, controller: PlanController, address: str) -> Tunnel:
+        key = PublicKey.from_line(controller.host_key)
+        peer = Peer(node_id=controller.node_id, node=controller.name, role="controller", user=self.trust.user,
+                    standing="active", fingerprint=key.fingerprint)
+        return await dial(address, controller.ssh_port, peer=peer, key=self.user_key, host_keys=[key],
+                          keepalive=Keepalive(self.settings.keepalive_s), clock=self.clock)
+
+    async def _serve_on(self, controller: PlanController, tunnel: Tunnel) -> None:
+        """Offer this node's own services on a new stream connection."""
+        log.info("streams.up", controller=controller.name, address=tunnel.address)
+        self._reverses[tunnel] = set()
+        self._later(self._forget(tunnel))
+        await self._offer(tunnel)
+
+    async def _offer(self, tunnel: Tunnel) -> None:
+        """Make the reverse listeners on *tunnel* those of the plan."""
+        plan, offered = self.plan, self._reverses.get(tunnel)
+        if plan is None or offered is None:
+            return
+        wanted = {serve.port for serve in plan.serve}
+        for port in offered - wanted:
+            offered.discard(port)
+            with contextlib.suppress(FairleadError):
+                await tunnel.cancel_reverse(plan.internal_address, port)
+        for port in wanted - offered:
+            try:
+                await tunnel.request_reverse(plan.internal_address, port, lambda port=port: self._target(port))  # type: ignore[misc]
+                offered.add(port)
+            except FairleadError as error:
+                log.warning("reverse.refused", port=port, code=error.code, reason=error.message)
+
+    def _target(self, port: int) -> Target | None:
+        """Where this node's own service on *port* is by the plan as it is now; None: it is no longer declared."""
+        serve = next((s for s in self.plan.serve if s.port == port), None) if self.plan else None
+        return Target(serve.host, serve.target_port, serve.service) if serve else None
+
+    async def _forget(self, tunnel: Tunnel) -> None:
+        await tunnel.wait_closed()
+        self._reverses.pop(tunnel, None)
+
+    async def _open_streams(self, name: str) -> None:
+        with contextlib.suppress(FairleadError):
+            tunnel = await self.supervisor.stream_to(name)
+            await self._offer(tunnel)
+
+    async def _apply(self, plan: Plan) -> None:
+        async with self._applying:
+            try:
+                await self.listeners.apply(plans.listeners(plan, self.settings.see()))
+                files.write_private(self.state / HOSTS, plans.hosts(plan, self.settings.see()).encode())
+                self._plan_problem = ""
+            except FairleadError as error:
+                self._plan_problem = error.line()
+                log.error("plan.problem", code=error.code, reason=error.message)
+            for tunnel in list(self._reverses):
+                await self._offer(tunnel)
+
+    # -- trust --------------------------------------------------------------------------------------------------------
+
+    async def _failed(self, controller: PlanController, error: FairleadError) -> None:
+        """Nobody lets us in, or nobody answers: ask the portal what it knows of us, now and then."""
+        if error.code not in ("FL-SSH-REFUSED", "FL-SSH-UNREACHABLE", "FL-SSH-HOSTKEY"):
+            return
+        if self.clock.monotonic() - self._asked < ASK_AGAIN_S:
+            return
+        self._asked = self.clock.monotonic()
+        try:
+            core = await signed.reread(self.trust, self.user_key, self.clock.now() + self._offset)
+        except FairleadError as answer:
+            if answer.code == "FL-NODE-REMOVED":
+                self.removed()
+            elif answer.code == "FL-NODE-FROZEN":
+                self.frozen()
+            else:
+                log.info("trust.unread", code=answer.code, reason=answer.message, controller=controller.name)
+            return
+        self._learn(core)
+
+    def _learn(self, core: Core) -> None:
+        """Take new addresses of Controllers that we know; their host keys stay pinned."""
+        known = {c.name: c.host_key for c in self.trust.controllers}
+        fresh = [c for c in core.controllers if known.get(c.name, c.host_key) == c.host_key]
+        if fresh and fresh != self.trust.controllers:
+            self.trust = self.trust.but(controllers=[c.model_dump() for c in fresh])
+            with contextlib.suppress(FairleadError):
+                self.trust.save(self.state)
+            self.plan = None if self.plan is None else self.plan.model_copy(update={"controllers": _plan_of(fresh)})
+            self.supervisor.want(self._controllers())
+
+    def _remember_controllers(self, plan: Plan) -> None:
+        """What the portal and a restart need is kept with the trust."""
+        fresh = [CoreController(name=c.name, address=address, portal_port=c.portal_port, ssh_port=c.ssh_port,
+                                internal_address=c.internal_address, host_key=c.host_key, user_key=c.user_key,
+                                node_id=c.node_id) for c in plan.controllers for address in c.addresses]
+        if fresh and fresh != self.trust.controllers:
+            self.trust = self.trust.but(controllers=[c.model_dump() for c in fresh])
+            self.trust.save(self.state)
+
+    def _controllers(self) -> list[PlanController]:
+        if self.plan is not None and self.plan.controllers:
+            return list(self.plan.controllers)
+        return _plan_of(self.trust.controllers)
+
+    def _stored_plan(self) -> Plan | None:
+        try:
+            return Plan.model_validate(json.loads(files.read_private(self.state / PLAN)))
+        except FileNotFoundError:
+            return None
+        except ValueError:
+            log.warning("plan.damaged", path=str(self.state / PLAN))
+            return None
+
+    def _reload(self) -> None:
+        """SIGHUP: try every Controller again at once."""
+        try:
+            load_settings(self.state)
+        except FairleadError as error:
+            log.error("reload.refused", code=error.code, reason=error.message)
+            return
+        self.supervisor.want(self._controllers())
+        log.info("reload.done")
+
+    def _later(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._work.add(task)
+        task.add_done_callback(self._work.discard)
+
+
+def _plan_of(controllers: list[CoreController]) -> list[PlanController]:
+    """Controllers of a core, one entry each, with all their addresses."""
+    found: dict[str, PlanController] = {}
+    for c in controllers:
+        before = found.get(c.name)
+        found[c.name] = PlanController(
+            node_id=c.node_id, name=c.name, addresses=[*(before.addresses if before else []), c.address],
+            ssh_port=c.ssh_port, portal_port=c.portal_port, internal_address=c.internal_address, host_key=c.host_key,
+            user_key=c.user_key)
+    return list(found.values())

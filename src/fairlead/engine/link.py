@@ -1,0 +1,155 @@
+"""The engine's end of the link: takes plans, acknowledges them, says how it is, and does what it is told.
+
+What a Controller says counts because its host key was pinned when it was dialled; no message is believed for anything
+that it claims about its sender.
+"""
+
+import asyncio
+import random
+from typing import Any, Protocol
+
+import structlog
+
+from fairlead.base.clock import Clock
+from fairlead.base.errors import Refused
+from fairlead.link import frames
+from fairlead.link.messages import (
+    SUBSYSTEM,
+    VERSION,
+    Acknowledge,
+    Draining,
+    Frozen,
+    Heartbeat,
+    Hello,
+    NewPlan,
+    Plan,
+    PlanController,
+    Removed,
+    StreamsWanted,
+    Welcome,
+    from_controller,
+)
+from fairlead.transport.channel import Channel
+from fairlead.transport.tunnel import Tunnel
+
+SILENT_HEARTBEATS = 4
+"""A Controller that answers no heartbeat for this long is not there, whatever its TCP connection says."""
+
+log = structlog.get_logger("fairlead.engine")
+
+
+class Following(Protocol):
+    """Who does what the link says."""
+
+    @property
+    def plan(self) -> Plan | None:
+        """The plan in force."""
+        ...
+
+    @property
+    def problems(self) -> list[str]:
+        """What is not as planned."""
+        ...
+
+    async def follow(self, plan: Plan) -> None:
+        """Put *plan* in force."""
+        ...
+
+    def open_streams(self, controller: PlanController) -> None:
+        """Open the stream connection to *controller*."""
+        ...
+
+    def removed(self) -> None:
+        """This node is no longer in the cluster."""
+        ...
+
+    def frozen(self) -> None:
+        """This node is frozen."""
+        ...
+
+    def heard(self, server_time: int) -> None:
+        """Store time, microseconds, as a Controller just said."""
+        ...
+
+
+class Link:
+    """One node's links to its Controllers."""
+
+    def __init__(self, engine: Following, clock: Clock, software: str) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._software = software
+
+    async def talk(self, controller: PlanController, tunnel: Tunnel) -> None:
+        """Speak with *controller* until the link ends. Raises FairleadError."""
+        channel = await tunnel.subsystem(SUBSYSTEM)
+        plan = self._engine.plan
+        await _say(channel, Hello(v=VERSION, software=self._software, generation=plan.generation if plan else "",
+                                  plan_revision=plan.revision if plan else 0))
+        conversation = _Conversation(self._engine, self._clock, controller, tunnel, channel)
+        beating = asyncio.get_running_loop().create_task(conversation.beat())
+        try:
+            await conversation.listen()
+        finally:
+            beating.cancel()
+
+
+class _Conversation:
+    def __init__(self, engine: Following, clock: Clock, controller: PlanController, tunnel: Tunnel,
+                 channel: Channel) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._controller = controller
+        self._tunnel = tunnel
+        self._channel = channel
+        self._every = asyncio.get_running_loop().create_future()
+        self._unanswered = 0
+
+    async def listen(self) -> None:
+        decoder = frames.Decoder()
+        while chunk := await self._channel.receive():
+            for fields in decoder.feed(chunk):
+                await self._heed(fields)
+
+    async def beat(self) -> None:
+        """Say how we are, with jitter, so that a fleet does not beat in step; hang up on silence."""
+        every: float = await self._every
+        sequence, draw = 0, random.SystemRandom()
+        while True:
+            await asyncio.sleep(every * draw.uniform(0.8, 1.2))
+            self._unanswered += 1
+            if self._unanswered > SILENT_HEARTBEATS:
+                self._tunnel.close("the Controller does not answer")
+                return
+            sequence += 1
+            await _say(self._channel, Heartbeat(sequence=sequence, time=self._clock.now(),
+                                                problems=self._engine.problems))
+
+    async def _heed(self, fields: dict[str, Any]) -> None:
+        match from_controller(fields):
+            case Welcome() as welcome:
+                if welcome.v != VERSION:
+                    raise Refused("FL-LINK-VERSION", "the Controller speaks another version of the link")
+                self._engine.heard(welcome.server_time)
+                if not self._every.done():
+                    self._every.set_result(welcome.heartbeat_s)
+            case NewPlan(plan=plan):
+                await self._engine.follow(plan)
+                await _say(self._channel, Acknowledge(revision=plan.revision, problems=self._engine.problems))
+            case Heartbeat() as beat:
+                self._unanswered = 0
+                self._engine.heard(beat.time)
+            case StreamsWanted():
+                self._engine.open_streams(self._controller)
+            case Removed():
+                self._tunnel.close("removed")
+                self._engine.removed()
+            case Frozen():
+                self._tunnel.close("frozen")
+                self._engine.frozen()
+            case Draining():
+                log.info("controller.draining", controller=self._controller.name)
+
+
+async def _say(channel: Channel, message: Hello | Acknowledge | Heartbeat) -> None:
+    await channel.send(frames.encode(message.model_dump()))

@@ -1,0 +1,66 @@
+"""Signed calls of a joined node to the portal: reading its trust again, leaving, announcing an address.
+
+The request is signed with the node's user key and names one Controller; the answer counts only when that Controller's
+pinned host key signed it, refusals too: nobody in between can tell a node that it was removed.
+
+Join protocol, section 11.
+"""
+
+import json
+import secrets
+from typing import Any
+
+from fairlead.base.clock import SECOND
+from fairlead.base.errors import FairleadError, OperatorError, Refused
+from fairlead.client.https import Outgoing, request
+from fairlead.enrol import exchange
+from fairlead.enrol.trust import Trust
+from fairlead.keys import http
+from fairlead.keys.ssh import PrivateKey, PublicKey
+from fairlead.keys.wire import from_b64
+from fairlead.pki.verify import PortalTrust
+
+
+async def call(trust: Trust, key: PrivateKey, now: int, operation: dict[str, Any]) -> dict[str, Any]:
+    """The answer of the first Controller that can be asked. *now*: microseconds, as near store time as is known.
+
+    Raises Refused with the Controller's own code (FL-NODE-REMOVED, FL-NODE-FROZEN, ...), or OperatorError when none
+    answers.
+    """
+    failure: FairleadError = OperatorError("FL-PEER-UNREACHABLE", "no Controller is known")
+    for controller in trust.controllers:
+        try:
+            return await _ask(trust, controller, key, now, operation)
+        except OperatorError as error:
+            failure = error
+    raise failure
+
+
+async def reread(trust: Trust, key: PrivateKey, now: int) -> exchange.Core:
+    """What the cluster knows of this node now. Raises as `call`."""
+    return exchange.Core.model_validate(await call(trust, key, now, {"v": 1, "op": "read"}))
+
+
+async def _ask(trust: Trust, controller: exchange.CoreController, key: PrivateKey, now: int,
+               operation: dict[str, Any]) -> dict[str, Any]:
+    portal = PortalTrust([from_b64(der) for der in trust.ca_certificates])
+    url = f"https://{trust.tls_name}{exchange.PATH}"
+    body = json.dumps(operation, separators=(",", ":")).encode()
+    headers = http.sign_request("POST", url, body, "application/json", key=key,
+                                to=http.recipient(trust.cluster_uuid, controller.node_id), created=now // SECOND,
+                                nonce=secrets.token_bytes(16))
+
+    def build(certificate: bytes) -> Outgoing:
+        portal.check(certificate, trust.tls_name)
+        return Outgoing("POST", exchange.PATH, {"host": trust.tls_name, **headers}, body)
+
+    answer = await request(controller.address, controller.portal_port, portal.context(), trust.tls_name, build,
+                           most=exchange.MOST_REPLY_BYTES)
+    asked = http.Request("POST", url, list(headers.items()), body)
+    http.verify_response(http.Response(answer.status, list(answer.headers), answer.body), asked,
+                         PublicKey.from_line(controller.host_key))
+    fields: dict[str, Any] = json.loads(answer.body)
+    if answer.status != 200:
+        raise Refused(str(fields.get("code", "FL-PEER-PROTOCOL")), str(fields.get("error", "refused")),
+                      str(fields.get("remedy", "")))
+    return fields

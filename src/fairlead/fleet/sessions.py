@@ -1,0 +1,362 @@
+"""Engines as this Controller sees them: who is connected, since when, with which listeners, and how they are cut off.
+
+Rules, and the attack each stops:
+
+1. Who speaks is the key that the connection proved; no message says so. Every look-up is made in the directory as it is
+   now, so that a node that was removed or frozen a moment ago is nobody.
+2. A reverse listener belongs to (node, epoch). A newer epoch evicts an older one at once: the ghost of a dead
+   connection holds no port. Two living holders of one key evict each other, and that raises an alarm.
+3. Removal cuts: streams at once, the link after it was told why.
+"""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import structlog
+
+from fairlead.base.clock import SECOND, Clock
+from fairlead.base.errors import FairleadError, Refused
+from fairlead.keys.ssh import PublicKey
+from fairlead.link import frames
+from fairlead.link.messages import (
+    SUBSYSTEM,
+    VERSION,
+    Acknowledge,
+    Draining,
+    Frozen,
+    Heartbeat,
+    Hello,
+    NewPlan,
+    Plan,
+    Removed,
+    StreamsWanted,
+    Welcome,
+    from_engine,
+)
+from fairlead.mesh.listeners import no_carrier
+from fairlead.mesh.plan import plan_for, same
+from fairlead.nodes.directory import Directory
+from fairlead.nodes.node import Node
+from fairlead.nodes.policy import find
+from fairlead.transport.channel import Channel
+from fairlead.transport.peer import Peer, Standing, Target
+from fairlead.transport.tunnel import Tunnel
+
+JOIN_SUBSYSTEM = "fairlead-join"
+HEARTBEAT_S = 5.0
+LATE_S = 2.5 * HEARTBEAT_S
+CARRIER_WAIT_S = 10.0
+GATHER_S = 0.02
+"""Changes that come together make one plan."""
+FAREWELL_S = 0.5
+CLONE_WINDOW_S = 60.0
+CLONE_EVICTIONS = 4
+
+log = structlog.get_logger("fairlead.fleet")
+
+Message = Welcome | NewPlan | Heartbeat | StreamsWanted | Removed | Frozen | Draining
+Commit = Callable[[Peer, Channel], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class Session:
+    """One engine's connections to this Controller."""
+
+    link: Tunnel | None = None
+    channel: Channel | None = None
+    plan: Plan | None = None
+    acknowledged: int = 0
+    problems: list[str] = field(default_factory=list)
+    heard: float = 0.0
+    skew_s: float = 0.0
+    """The engine's clock minus store time."""
+    reverse: dict[int, Tunnel] = field(default_factory=dict)
+    """By port: the tunnel that serves it."""
+    arrived: asyncio.Condition = field(default_factory=asyncio.Condition)
+    evictions: deque[float] = field(default_factory=lambda: deque(maxlen=CLONE_EVICTIONS))
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What the fleet knows of a node's life."""
+
+    state: str
+    since: int
+    address: str = ""
+    problems: tuple[str, ...] = ()
+    skew_s: float = 0.0
+    acknowledged: int = 0
+
+
+class Sessions:
+    """Everybody who is logged in here. It is the door of the SSH server, and the carrier of streams to engines."""
+
+    def __init__(self, directory: Directory, clock: Clock, *, me: str, generation: str, first_epoch: int,
+                 commit: Commit, cloned: Callable[[Node], Awaitable[None]]) -> None:
+        self._directory = directory
+        self._clock = clock
+        self._me = me
+        self._generation = generation
+        self._epoch = first_epoch
+        self._commit = commit
+        self._cloned = cloned
+        self._sessions: dict[str, Session] = {}
+        self._tunnels: set[Tunnel] = set()
+        self._dirty = asyncio.Event()
+        self._farewells: set[asyncio.Task[None]] = set()
+        directory.listen(self._changed)
+
+    @property
+    def tunnels(self) -> list[Tunnel]:
+        """Every live connection."""
+        return list(self._tunnels)
+
+    def is_link(self, tunnel: Tunnel) -> bool:
+        """Whether *tunnel* is a control connection, which carries no streams."""
+        session = self._sessions.get(tunnel.peer.node_id)
+        return session is not None and session.link is tunnel
+
+    def standing(self, node: Node) -> Health:
+        """How *node*, an engine, is doing."""
+        session = self._sessions.get(node.id)
+        if node.state != "up":
+            return Health(node.state, node.joined_at)
+        if session is None or session.link is None:
+            return Health("down", node.joined_at)
+        late = self._clock.monotonic() - session.heard > LATE_S
+        return Health("late" if late else "up", session.link.since, session.link.address,
+                      tuple(session.problems), session.skew_s, session.acknowledged)
+
+    # -- the door -----------------------------------------------------------------------------------------------------
+
+    def admit(self, user: str, key: PublicKey, source: str) -> Peer | None:  # noqa: ARG002 - Door
+        """Who logs in as *user* with *key*; None: nobody that is known here."""
+        entry = self._directory.keys.get(key.fingerprint)
+        node = self._directory.nodes.get(entry.node_id) if entry else None
+        if entry is None or node is None or entry.use != "user" or node.user != user:
+            return None
+        standing: Standing | None
+        if entry.state == "pending":
+            standing = "pending" if self._clock.now() < entry.commit_by else None
+        elif entry.state == "active" and node.state == "up":
+            standing = "active"
+        elif entry.state == "active" and node.state == "joining":
+            standing = "pending"  # a committed Controller that is not admitted yet may ask for its answer again
+        else:
+            standing = None
+        if standing is None:
+            return None
+        return Peer(node_id=node.id, node=node.name, role=node.role, user=user, standing=standing,
+                    fingerprint=key.fingerprint)
+
+    def arrived(self, tunnel: Tunnel) -> None:
+        """A peer has logged in."""
+        self._epoch += 1
+        tunnel.epoch = self._epoch
+        self._tunnels.add(tunnel)
+        log.info("ssh.up", node=tunnel.peer.node, address=tunnel.address, standing=tunnel.peer.standing)
+
+    def left(self, tunnel: Tunnel) -> None:
+        """A connection is gone."""
+        self._tunnels.discard(tunnel)
+        session = self._sessions.get(tunnel.peer.node_id)
+        if session is not None:
+            if session.link is tunnel:
+                session.link = session.channel = session.plan = None
+            session.reverse = {port: t for port, t in session.reverse.items() if t is not tunnel}
+        log.info("ssh.down", node=tunnel.peer.node, address=tunnel.address)
+
+    def target(self, tunnel: Tunnel, host: str, port: int) -> Target | None:
+        """Where a stream that asks for *host*, *port* goes on this Controller; None: there is no such service."""
+        node, me = self._directory.nodes.get(tunnel.peer.node_id), self._directory.nodes.get(self._me)
+        if node is None or me is None or self.is_link(tunnel):
+            return None
+        reach = find(node, [me], self._directory.services.values(), host, port)
+        return Target(reach.service.target_host, reach.service.target_port, reach.service.name) if reach else None
+
+    def reverse(self, tunnel: Tunnel, host: str, port: int) -> bool:
+        """Whether the peer serves *port* at its own internal address from now on."""
+        node = self._directory.nodes.get(tunnel.peer.node_id)
+        if node is None or node.state != "up" or host != node.internal_address or self.is_link(tunnel):
+            return False
+        if not any(s.port == port and s.owner in (node.name, f"role:{node.role}")
+                   for s in self._directory.services.values()):
+            return False
+        session = self._session(node.id)
+        other = session.reverse.get(port)
+        if other is not None and other is not tunnel:
+            if other.epoch > tunnel.epoch:
+                return False
+            other.close("a newer connection of the node serves this port")
+        session.reverse[port] = tunnel
+        self._later(self._announce(session))
+        return True
+
+    def reverse_ended(self, tunnel: Tunnel, host: str, port: int) -> None:  # noqa: ARG002 - Door
+        """The peer no longer serves *port*."""
+        session = self._sessions.get(tunnel.peer.node_id)
+        if session is not None and session.reverse.get(port) is tunnel:
+            del session.reverse[port]
+
+    def subsystem(self, tunnel: Tunnel, name: str) -> Callable[[Channel], Awaitable[None]] | None:
+        """What answers the subsystem *name* for this peer."""
+        if name == JOIN_SUBSYSTEM:
+            return lambda channel: self._commit(tunnel.peer, channel)
+        if name == SUBSYSTEM and tunnel.peer.standing == "active" and tunnel.peer.role == "engine":
+            return lambda channel: self._link(tunnel, channel)
+        return None
+
+    # -- streams to engines -------------------------------------------------------------------------------------------
+
+    async def carrier(self, owner: str, address: str, port: int) -> Tunnel:  # noqa: ARG002 - Carriers
+        """The tunnel on which the engine *owner* serves *port*; it is asked for one if need be. Raises Refused."""
+        node = self._directory.named(owner)
+        session = self._sessions.get(node.id) if node else None
+        if session is None:
+            raise no_carrier(owner)
+        tunnel = session.reverse.get(port)
+        if tunnel is not None and not tunnel.closed.is_set():
+            return tunnel
+        if session.channel is None:
+            raise no_carrier(owner)
+        await self._say(session, StreamsWanted())
+        try:
+            async with asyncio.timeout(CARRIER_WAIT_S), session.arrived:
+                await session.arrived.wait_for(lambda: port in session.reverse)
+                return session.reverse[port]
+        except TimeoutError:
+            raise no_carrier(owner) from None
+
+    async def _announce(self, session: Session) -> None:
+        async with session.arrived:
+            session.arrived.notify_all()
+
+    # -- the link -----------------------------------------------------------------------------------------------------
+
+    async def _link(self, tunnel: Tunnel, channel: Channel) -> None:
+        """The Controller's end of one engine's link, until it ends."""
+        node_id = tunnel.peer.node_id
+        decoder = frames.Decoder()
+        session: Session | None = None
+        try:
+            while chunk := await channel.receive():
+                for fields in decoder.feed(chunk):
+                    message = from_engine(fields)
+                    if session is None:
+                        if not isinstance(message, Hello) or message.v != VERSION:
+                            raise Refused("FL-LINK-VERSION", "the engine speaks another version of the link")
+                        session = await self._welcome(tunnel, channel)
+                    session.heard = self._clock.monotonic()
+                    match message:
+                        case Acknowledge():
+                            session.acknowledged, session.problems = message.revision, list(message.problems)
+                        case Heartbeat():
+                            session.problems = list(message.problems)
+                            session.skew_s = (message.time - self._clock.now()) / SECOND
+                            await self._say(session, Heartbeat(sequence=message.sequence, time=self._clock.now()))
+                        case _:
+                            pass
+        except FairleadError as refusal:
+            log.warning("link.refused", node=tunnel.peer.node, code=refusal.code, reason=refusal.message)
+        finally:
+            session = self._sessions.get(node_id)
+            if session is not None and session.link is tunnel:
+                session.link = session.channel = session.plan = None
+            tunnel.close("the link ended")
+
+    async def _welcome(self, tunnel: Tunnel, channel: Channel) -> Session:
+        node_id = tunnel.peer.node_id
+        session = self._session(node_id)
+        older = session.link
+        if older is not None and older is not tunnel:
+            if older.epoch > tunnel.epoch:
+                raise Refused("FL-LINK-EPOCH", "a newer connection of the node is here")
+            older.close("a newer connection of the node is here")
+            await self._count_eviction(session, node_id)
+        session.link, session.channel, session.plan = tunnel, channel, None
+        session.heard = self._clock.monotonic()
+        await self._say(session, Welcome(v=VERSION, epoch=tunnel.epoch, server_time=self._clock.now(),
+                                         heartbeat_s=HEARTBEAT_S))
+        await self._send_plan(node_id, session)
+        return session
+
+    async def _count_eviction(self, session: Session, node_id: str) -> None:
+        """Two machines with one key evict each other for ever; a machine that was cut off evicts its ghost once."""
+        now = self._clock.monotonic()
+        session.evictions.append(now)
+        if len(session.evictions) == CLONE_EVICTIONS and now - session.evictions[0] < CLONE_WINDOW_S:
+            session.evictions.clear()
+            node = self._directory.nodes.get(node_id)
+            if node is not None:
+                await self._cloned(node)
+
+    async def _send_plan(self, node_id: str, session: Session) -> None:
+        node = self._directory.nodes.get(node_id)
+        if node is None:
+            return
+        plan = plan_for(node, self._directory.nodes.values(), self._directory.services.values(),
+                        generation=self._generation, revision=self._directory.revision)
+        if session.plan is None or not same(session.plan, plan):
+            session.plan = plan
+            await self._say(session, NewPlan(plan=plan))
+
+    async def _say(self, session: Session, message: Message) -> None:
+        if session.channel is not None:
+            with contextlib.suppress(FairleadError):  # the link ends by itself; its reader notices
+                await session.channel.send(frames.encode(message.model_dump()))
+
+    # -- changes ------------------------------------------------------------------------------------------------------
+
+    async def push(self) -> None:
+        """Send changed plans to whom they concern, until cancelled."""
+        while True:
+            await self._dirty.wait()
+            await asyncio.sleep(GATHER_S)
+            self._dirty.clear()
+            for node_id, session in list(self._sessions.items()):
+                if session.channel is not None and session.link is not None:
+                    await self._send_plan(node_id, session)
+
+    def _changed(self) -> None:
+        """Cut whoever is no longer what it logged in as; then let everybody have the new plan."""
+        for tunnel in list(self._tunnels):
+            entry = self._directory.keys.get(tunnel.peer.fingerprint)
+            node = self._directory.nodes.get(tunnel.peer.node_id)
+            allowed = ("pending", "active") if tunnel.peer.standing == "pending" else ("active",)
+            if entry is None or entry.state not in allowed or node is None or node.state == "frozen":
+                self._cut(tunnel, frozen=node is not None and node.state == "frozen")
+        self._dirty.set()
+
+    def _cut(self, tunnel: Tunnel, *, frozen: bool) -> None:
+        session = self._sessions.get(tunnel.peer.node_id)
+        if session is not None and session.link is tunnel:
+            message: Message = Frozen() if frozen else Removed()
+            self._later(self._farewell(session, tunnel, message))
+        else:
+            tunnel.close("the node is frozen" if frozen else "the node was removed")
+
+    async def _farewell(self, session: Session, tunnel: Tunnel, message: Message) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FAREWELL_S):
+                await self._say(session, message)
+                await tunnel.wait_closed()  # the engine hangs up when it has read it
+        tunnel.close("the node was removed")
+
+    async def close(self) -> None:
+        """Tell every engine that this Controller goes away, and close all connections."""
+        await asyncio.gather(*(self._say(s, Draining()) for s in self._sessions.values() if s.channel))
+        for tunnel in list(self._tunnels):
+            tunnel.close("the Controller is shutting down")
+        for task in list(self._farewells):
+            task.cancel()
+
+    def _session(self, node_id: str) -> Session:
+        return self._sessions.setdefault(node_id, Session())
+
+    def _later(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._farewells.add(task)
+        task.add_done_callback(self._farewells.discard)

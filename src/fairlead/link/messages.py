@@ -1,0 +1,171 @@
+"""What an engine and a Controller say to each other over the link, the subsystem ``fairlead-engine``. Pure.
+
+Who speaks is known from the connection's key; no message carries an identity. Unknown kinds are refused: both sides
+say in their first message which version they speak.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from fairlead.base.errors import Refused
+
+SUBSYSTEM = "fairlead-engine"
+VERSION = 1
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class PlanNode(_Message):
+    """A node that the reader may know of."""
+
+    name: str
+    role: Literal["controller", "engine"]
+    internal_address: str
+
+
+class PlanController(_Message):
+    """A Controller to keep a connection to, and how it is known."""
+
+    node_id: str
+    name: str
+    addresses: list[str]
+    ssh_port: int
+    portal_port: int
+    internal_address: str
+    host_key: str
+    user_key: str
+
+
+class PlanReach(_Message):
+    """A service of somebody else that the reader may reach at *address*, *port*."""
+
+    service: str
+    owner: str
+    address: str
+    port: int
+
+
+class PlanServe(_Message):
+    """A service of the reader's own, and where it really is."""
+
+    service: str
+    port: int
+    host: str
+    target_port: int
+    allow: list[str]
+
+
+class Plan(_Message):
+    """Everything that one node should have: whom it knows, what it reaches, what it serves."""
+
+    generation: str
+    """Of the store; another one makes revisions begin anew."""
+    revision: int
+    node: str
+    internal_address: str
+    nodes: list[PlanNode]
+    controllers: list[PlanController]
+    reach: list[PlanReach]
+    serve: list[PlanServe]
+
+
+class Hello(_Message):
+    """Engine, first."""
+
+    kind: Literal["hello"] = "hello"
+    v: int
+    software: str = Field(max_length=64)
+    generation: str
+    plan_revision: int
+
+
+class Welcome(_Message):
+    """Controller, first."""
+
+    kind: Literal["welcome"] = "welcome"
+    v: int
+    epoch: int
+    server_time: int
+    heartbeat_s: float = Field(gt=0, le=3600)
+
+
+class NewPlan(_Message):
+    """Controller: from now on this."""
+
+    kind: Literal["plan"] = "plan"
+    plan: Plan
+
+
+class Acknowledge(_Message):
+    """Engine: the plan is in force, but for these problems."""
+
+    kind: Literal["acknowledge"] = "acknowledge"
+    revision: int
+    problems: list[str] = Field(max_length=1000)
+
+
+class Heartbeat(_Message):
+    """Either side. *time*: the sender's clock, microseconds."""
+
+    kind: Literal["heartbeat"] = "heartbeat"
+    sequence: int
+    time: int
+    problems: list[str] = Field(default_factory=list, max_length=1000)
+
+
+class StreamsWanted(_Message):
+    """Controller: open the stream connection, a stream waits."""
+
+    kind: Literal["streams-wanted"] = "streams-wanted"
+
+
+class Removed(_Message):
+    """Controller: this node is no longer in the cluster."""
+
+    kind: Literal["removed"] = "removed"
+
+
+class Frozen(_Message):
+    """Controller: this node is frozen until an operator has compared its keys."""
+
+    kind: Literal["frozen"] = "frozen"
+
+
+class Draining(_Message):
+    """Controller: it goes away on purpose."""
+
+    kind: Literal["draining"] = "draining"
+
+
+FromEngine = Annotated[Hello | Acknowledge | Heartbeat, Field(discriminator="kind")]
+FromController = Annotated[Welcome | NewPlan | Heartbeat | StreamsWanted | Removed | Frozen | Draining,
+                           Field(discriminator="kind")]
+
+_FROM_ENGINE: TypeAdapter[Hello | Acknowledge | Heartbeat] = TypeAdapter(FromEngine)
+_FROM_CONTROLLER: TypeAdapter[
+    Welcome | NewPlan | Heartbeat | StreamsWanted | Removed | Frozen | Draining] = TypeAdapter(FromController)
+
+
+def from_engine(fields: dict[str, Any]) -> Hello | Acknowledge | Heartbeat:
+    """The message of a frame. Raises Refused FL-LINK-MESSAGE."""
+    try:
+        return _FROM_ENGINE.validate_python(fields)
+    except ValidationError:
+        raise _unknown(fields) from None
+
+
+def from_controller(
+        fields: dict[str, Any]) -> Welcome | NewPlan | Heartbeat | StreamsWanted | Removed | Frozen | Draining:
+    """The message of a frame. Raises Refused FL-LINK-MESSAGE."""
+    try:
+        return _FROM_CONTROLLER.validate_python(fields)
+    except ValidationError:
+        raise _unknown(fields) from None
+
+
+def _unknown(fields: dict[str, Any]) -> Refused:
+    return Refused("FL-LINK-MESSAGE", f"a message of kind {str(fields.get('kind'))[:40]!r} that cannot be understood",
+                   "both sides must run versions of fairlead that fit")

@@ -1,0 +1,146 @@
+"""The planned listeners: bound when the plan arrives, each stream handed to whoever carries it.
+
+A listener that another process holds is a problem with that process's name: on a shared host a squatter would be in
+the middle, so the node is not healthy until it is gone (it is tried again meanwhile).
+"""
+
+import asyncio
+import errno
+import socket
+from collections.abc import Sequence
+from typing import Protocol
+
+import structlog
+
+from fairlead.base.errors import FairleadError, Refused
+from fairlead.base.sockets import holder
+from fairlead.mesh.plan import Listener
+from fairlead.transport.forwarder import LocalEnd, accept, bridge, carry
+from fairlead.transport.peer import Target
+from fairlead.transport.tunnel import Tunnel
+
+BACKLOG = 1024
+REPAIR_S = 1.0
+
+log = structlog.get_logger("fairlead.mesh")
+
+
+class Carriers(Protocol):
+    """Who has a tunnel to the owner of a service."""
+
+    async def carrier(self, owner: str, address: str, port: int) -> Tunnel:
+        """A tunnel that carries a stream to *owner*'s *address*, *port*. Raises Refused when there is none in time."""
+        ...
+
+
+class Listeners:
+    """What this node listens on for others' services and its own."""
+
+    def __init__(self, carriers: Carriers) -> None:
+        self._carriers = carriers
+        self._wanted: dict[tuple[str, int], Listener] = {}
+        self._bound: dict[tuple[str, int], asyncio.Server] = {}
+        self._problems: dict[tuple[str, int], str] = {}
+        self._streams: set[asyncio.Task[None]] = set()
+        self._turn = asyncio.Lock()
+
+    @property
+    def problems(self) -> list[str]:
+        """Why planned listeners are not there, one line each."""
+        return [self._problems[place] for place in sorted(self._problems)]
+
+    async def apply(self, wanted: Sequence[Listener]) -> None:
+        """Have exactly *wanted*: bind what is missing, close what is no longer planned."""
+        async with self._turn:
+            self._wanted = {(listener.host, listener.port): listener for listener in wanted}
+            for place in [p for p in self._bound if p not in self._wanted]:
+                self._bound.pop(place).close()
+                log.info("listener.closed", host=place[0], port=place[1])
+            for place in [p for p in self._problems if p not in self._wanted]:
+                del self._problems[place]
+            for place in self._wanted:
+                if place not in self._bound:
+                    await self._bind(place)
+
+    async def repair(self) -> None:
+        """Try again, each second, what could not be bound, until cancelled."""
+        while True:
+            await asyncio.sleep(REPAIR_S)
+            if self._problems:
+                async with self._turn:
+                    for place in list(self._problems):
+                        await self._bind(place)
+
+    async def close(self, drain_s: float = 0.0) -> None:
+        """Listen on nothing; streams may go on for *drain_s* seconds, then they are cut."""
+        async with self._turn:
+            for server in self._bound.values():
+                server.close()
+            self._bound.clear()
+            self._wanted.clear()
+        if self._streams and drain_s:
+            await asyncio.wait(self._streams, timeout=drain_s)
+        for stream in list(self._streams):
+            stream.cancel()
+        if self._streams:
+            await asyncio.wait(self._streams)
+
+    async def _bind(self, place: tuple[str, int]) -> None:
+        host, port = place
+        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        try:
+            sock.setblocking(False)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind((host, port))
+            server = await asyncio.get_running_loop().create_server(
+                accept(lambda local: self._accepted(place, local)), sock=sock, backlog=BACKLOG)
+        except OSError as error:
+            sock.close()
+            self._say(place, error)
+            return
+        self._bound[place] = server
+        if self._problems.pop(place, None) is not None:
+            log.info("listener.repaired", host=host, port=port)
+        log.info("listener.bound", host=host, port=port, service=self._wanted[place].service)
+
+    def _say(self, place: tuple[str, int], error: OSError) -> None:
+        host, port = place
+        service = self._wanted[place].service
+        if error.errno == errno.EADDRINUSE:
+            by = holder(host, port) or "another process"
+            problem = f"{service}: {host}:{port} is taken by {by} [FL-LISTENER-TAKEN]"
+        elif error.errno in (errno.EACCES, errno.EPERM):
+            problem = (f"{service}: {host}:{port} is not permitted for this user; give fairlead "
+                       f"CAP_NET_BIND_SERVICE or use a higher --port [FL-LISTENER-PERMISSION]")
+        else:
+            problem = f"{service}: {host}:{port} cannot be bound: {error.strerror} [FL-LISTENER]"
+        if self._problems.get(place) != problem:
+            log.error("listener.problem", problem=problem)
+        self._problems[place] = problem
+
+    def _accepted(self, place: tuple[str, int], local: LocalEnd) -> None:
+        listener = self._wanted.get(place)
+        if listener is None:
+            local.abort()
+            return
+        task = asyncio.get_running_loop().create_task(self._carry(listener, local))
+        self._streams.add(task)
+        task.add_done_callback(self._streams.discard)
+
+    async def _carry(self, listener: Listener, local: LocalEnd) -> None:
+        try:
+            if listener.target is not None:
+                await bridge(local, Target(*listener.target, listener.service))
+                return
+            tunnel = await self._carriers.carrier(listener.owner, listener.internal_address, listener.port)
+            await carry(local, tunnel, listener.internal_address, listener.port)
+        except FairleadError as refusal:
+            log.info("stream.refused", service=listener.service, owner=listener.owner, code=refusal.code,
+                     reason=refusal.message)
+        finally:
+            local.abort()  # without effect on a stream that ended well
+
+
+def no_carrier(owner: str) -> Refused:
+    """The refusal of a stream to a node that no tunnel reaches."""
+    return Refused("FL-STREAM-DOWN", f"no tunnel reaches {owner}", f"see `fairlead status` and `node show {owner}`")

@@ -1,0 +1,164 @@
+"""Keeps this node's connections to the Controllers: one for control, kept alive, one for streams, opened by the first.
+
+Control and bulk never share a connection: a heartbeat does not wait behind a gigabyte. What is lost is dialled again
+after a full-jitter delay; a changed plan means an immediate try.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+import structlog
+
+from fairlead.base.backoff import FullJitter
+from fairlead.base.errors import FairleadError
+from fairlead.link.messages import PlanController
+from fairlead.mesh.listeners import no_carrier
+from fairlead.transport.tunnel import Tunnel
+
+FIRST_DELAY_S = 0.5
+MOST_DELAY_S = 15.0
+STEADY_S = 5.0
+"""A connection that lived this long was a success: the next delay begins small again."""
+CARRIER_WAIT_S = 10.0
+
+log = structlog.get_logger("fairlead.mesh")
+
+Dial = Callable[[PlanController, str], Awaitable[Tunnel]]
+"""A tunnel to a Controller at one of its addresses. Raises FairleadError."""
+Talk = Callable[[PlanController, Tunnel], Awaitable[None]]
+"""What is said on a control connection; returns when it ends."""
+
+
+@dataclass(slots=True)
+class _Route:
+    controller: PlanController
+    nudge: asyncio.Event = field(default_factory=asyncio.Event)
+    task: asyncio.Task[None] | None = None
+    link: Tunnel | None = None
+    stream: Tunnel | None = None
+    opening: asyncio.Lock = field(default_factory=asyncio.Lock)
+    state: str = "connecting"
+    error: FairleadError | None = None
+
+
+class Supervisor:
+    """The connections of one node to all Controllers."""
+
+    def __init__(self, dial: Dial, talk: Talk, opened: Callable[[PlanController, Tunnel], Awaitable[None]],
+                 failed: Callable[[PlanController, FairleadError], Awaitable[None]]) -> None:
+        self._dial = dial
+        self._talk = talk
+        self._opened = opened
+        self._failed = failed
+        self._routes: dict[str, _Route] = {}
+
+    def want(self, controllers: Sequence[PlanController]) -> None:
+        """Keep connections to exactly these Controllers."""
+        wanted = {c.name: c for c in controllers}
+        for name in [n for n in self._routes if n not in wanted]:
+            self._drop(self._routes.pop(name), "no longer a Controller")
+        for name, controller in wanted.items():
+            route = self._routes.get(name)
+            if route is None:
+                route = self._routes[name] = _Route(controller)
+                route.task = asyncio.get_running_loop().create_task(self._keep(route), name=f"link to {name}")
+            elif route.controller != controller:
+                moved = route.controller.host_key != controller.host_key
+                route.controller = controller
+                if moved:
+                    self._hang_up(route, "the Controller's key changed")
+                route.nudge.set()
+
+    @property
+    def routes(self) -> list[tuple[PlanController, str, Tunnel | None, Tunnel | None, FairleadError | None]]:
+        """Per Controller: the state of its link (connecting, up), the link, the stream connection, the last error."""
+        return [(r.controller, r.state, r.link, r.stream, r.error) for _, r in sorted(self._routes.items())]
+
+    @property
+    def connected(self) -> bool:
+        """Whether any Controller has a link with us."""
+        return any(r.state == "up" for r in self._routes.values())
+
+    async def carrier(self, owner: str, address: str, port: int) -> Tunnel:  # noqa: ARG002 - Carriers
+        """The stream connection to the Controller *owner*, opened now if need be. Raises Refused FL-STREAM-DOWN."""
+        try:
+            async with asyncio.timeout(CARRIER_WAIT_S):
+                return await self.stream_to(owner)
+        except (TimeoutError, FairleadError):
+            raise no_carrier(owner) from None
+
+    async def stream_to(self, name: str) -> Tunnel:
+        """The stream connection to a Controller; one is opened at most. Raises FairleadError."""
+        route = self._routes.get(name)
+        if route is None:
+            raise no_carrier(name)
+        async with route.opening:
+            if route.stream is None or route.stream.closed.is_set():
+                route.stream = await self._reach(route.controller)
+                await self._opened(route.controller, route.stream)
+            return route.stream
+
+    def hang_up(self, reason: str) -> None:
+        """Close every connection; they are dialled again unless `close` follows."""
+        for route in self._routes.values():
+            self._hang_up(route, reason)
+
+    async def close(self) -> None:
+        """Close every connection for good."""
+        routes = list(self._routes.values())
+        self._routes.clear()
+        for route in routes:
+            self._drop(route, "shutting down")
+        for route in routes:
+            if route.task is not None:
+                with contextlib.suppress(asyncio.CancelledError):
+                    await route.task
+
+    def _drop(self, route: _Route, reason: str) -> None:
+        if route.task is not None:
+            route.task.cancel()
+        self._hang_up(route, reason)
+
+    def _hang_up(self, route: _Route, reason: str) -> None:
+        for tunnel in (route.link, route.stream):
+            if tunnel is not None:
+                tunnel.close(reason)
+
+    async def _keep(self, route: _Route) -> None:
+        delay = FullJitter(FIRST_DELAY_S, MOST_DELAY_S)
+        loop = asyncio.get_running_loop()
+        while True:
+            route.nudge.clear()
+            began = loop.time()
+            try:
+                route.link = await self._reach(route.controller)
+                route.state, route.error, began = "up", None, loop.time()
+                log.info("link.up", controller=route.controller.name, address=route.link.address)
+                await self._talk(route.controller, route.link)
+                log.info("link.down", controller=route.controller.name)
+            except FairleadError as error:
+                if route.error is None or route.error.code != error.code:
+                    log.warning("link.failed", controller=route.controller.name, code=error.code, reason=error.message)
+                route.error = error
+                await self._failed(route.controller, error)
+            finally:
+                route.state = "connecting"
+                if route.link is not None:
+                    route.link.close("the link ended")
+            if loop.time() - began > STEADY_S:
+                delay.reset()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(delay.next()):
+                    await route.nudge.wait()
+
+    async def _reach(self, controller: PlanController) -> Tunnel:
+        """A tunnel to the first of the Controller's addresses that answers as it must."""
+        last: FairleadError = no_carrier(controller.name)
+        for address in controller.addresses:
+            try:
+                return await self._dial(controller, address)
+            except FairleadError as error:
+                last = error
+        raise last

@@ -1,0 +1,139 @@
+"""The picture of the cluster that every decision on this Controller looks at: in memory, following the store.
+
+Log-ins and streams are decided without waiting, from here; so a revocation takes effect when its event arrives, in the
+same step in which live connections are cut. Nothing here writes.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Protocol, TypeVar
+
+from fairlead.base.clock import MINUTE
+from fairlead.nodes.address import REST_MINUTES, candidates
+from fairlead.nodes.node import Node
+from fairlead.nodes.records import AddressEntry, KeyEntry, address_from, key_from, node_from, service_from
+from fairlead.nodes.service import Service
+from fairlead.store.protocol import Compacted, Event, Listing
+
+REST = REST_MINUTES * MINUTE
+T = TypeVar("T")
+
+
+class Changes(Protocol):
+    """What the directory needs of the store."""
+
+    async def list(self, prefix: str) -> Listing:
+        """All records under a prefix."""
+        ...
+
+    def watch(self, prefix: str, after: int) -> AsyncIterator[Sequence[Event]]:
+        """Changes after a revision."""
+        ...
+
+
+class Directory:
+    """Nodes, keys, addresses and services as they stand."""
+
+    def __init__(self, store: Changes) -> None:
+        self._store = store
+        self._revision = 0
+        self._moved = asyncio.Condition()
+        self._listeners: list[Callable[[], None]] = []
+        self.nodes: dict[str, Node] = {}
+        """By id."""
+        self.keys: dict[str, KeyEntry] = {}
+        """By fingerprint."""
+        self.services: dict[str, Service] = {}
+        """By name."""
+        self.addresses: dict[str, tuple[AddressEntry, int]] = {}
+        """By address: the entry and its revision."""
+
+    @property
+    def revision(self) -> int:
+        """Up to which revision the picture is complete."""
+        return self._revision
+
+    def listen(self, changed: Callable[[], None]) -> None:
+        """Have *changed* called, without waiting, after every change of a node, key or service."""
+        self._listeners.append(changed)
+
+    async def load(self) -> None:
+        """Read everything once."""
+        listing = await self._store.list("")
+        for table in (self.nodes, self.keys, self.services, self.addresses):
+            table.clear()
+        for record in listing.records:
+            self._apply(Event(record.key, record.value, record.revision))
+        await self._advance(listing.revision, relevant=True)
+
+    async def follow(self) -> None:
+        """Keep up with the store until cancelled."""
+        while True:
+            try:
+                async for batch in self._store.watch("", self._revision):
+                    relevant = False
+                    for event in batch:
+                        relevant |= self._apply(event)
+                    await self._advance(batch[-1].revision, relevant=relevant)
+            except Compacted:
+                await self.load()
+
+    async def reached(self, revision: int) -> None:
+        """Return when the picture contains everything up to *revision*."""
+        async with self._moved:
+            await self._moved.wait_for(lambda: self._revision >= revision)
+
+    def named(self, name: str) -> Node | None:
+        """The node of that name, if it is there."""
+        return next((node for node in self.nodes.values() if node.name == name), None)
+
+    def controllers(self) -> list[Node]:
+        """The Controllers that are up, by name."""
+        return sorted((n for n in self.nodes.values() if n.role == "controller" and n.state == "up"),
+                      key=lambda n: n.name)
+
+    def free_address(self, role: str, now: int) -> tuple[str, int | None] | None:
+        """The lowest free address for *role*, and the revision of its old entry if it has one; None: all are used."""
+        for address in candidates(role):
+            known = self.addresses.get(address)
+            if known is None:
+                return address, None
+            entry, revision = known
+            if entry.state == "quarantined" and entry.until <= now:
+                return address, revision
+        return None
+
+    async def _advance(self, revision: int, *, relevant: bool) -> None:
+        async with self._moved:
+            self._revision = max(self._revision, revision)
+            self._moved.notify_all()
+        if relevant:
+            for changed in self._listeners:
+                changed()
+
+    def _apply(self, event: Event) -> bool:
+        """Take one change in; whether anybody has to know of it."""
+        kind, _, rest = event.key.partition("/")
+        value = event.value
+        if kind == "addresses":
+            if value is None:
+                self.addresses.pop(rest, None)
+            else:
+                self.addresses[rest] = (address_from(value), event.revision)
+            return False
+        if kind == "nodes":
+            _set(self.nodes, rest, value, node_from)
+        elif kind == "keys":
+            _set(self.keys, rest, value, key_from)
+        elif kind == "services":
+            _set(self.services, rest, value, service_from)
+        else:
+            return False
+        return True
+
+
+def _set(table: dict[str, T], key: str, value: bytes | None, read: Callable[[bytes], T]) -> None:
+    if value is None:
+        table.pop(key, None)
+    else:
+        table[key] = read(value)

@@ -1,0 +1,69 @@
+"""A node as the cluster knows it. Pure."""
+
+import re
+from dataclasses import dataclass, field
+from typing import Literal
+
+from fairlead.base.errors import Refused, printable
+
+Role = Literal["controller", "engine"]
+State = Literal["joining", "up", "frozen", "removed"]
+USERS: dict[str, str] = {"controller": "avictlruser", "engine": "aviseuser"}
+"""The SSH user of each role (seed: *avictlruser and aviseuser only support key based authentication*)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a Controller's public ports are. Several addresses are tried in order."""
+
+    addresses: tuple[str, ...]
+    """``HOST``, or ``HOST:PORT`` where the portal has another port there (behind a NAT)."""
+    api_port: int
+    portal_port: int
+    ssh_port: int
+
+    @property
+    def places(self) -> list[tuple[str, int]]:
+        """Host and portal port of each address."""
+        return [split_address(address, self.portal_port) for address in self.addresses]
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One node: its name, its place, its keys."""
+
+    id: str
+    name: str
+    role: Role
+    state: State
+    internal_address: str
+    host_key: str
+    """``ssh-ed25519 <base64>``."""
+    user_key: str
+    joined_at: int
+    """Microseconds of store time; 0 while joining."""
+    endpoint: Endpoint | None = None
+    labels: dict[str, str] = field(default_factory=dict)
+    software: str = ""
+    token_id: str = ""
+
+    @property
+    def user(self) -> str:
+        """The SSH user as which it logs in."""
+        return USERS[self.role]
+
+
+_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._:-]{0,251}[A-Za-z0-9])?|::1?")
+
+
+def split_address(text: str, default_port: int) -> tuple[str, int]:
+    """Host and port of ``HOST``, ``HOST:PORT``, ``IPV6`` or ``[IPV6]:PORT``. Raises Refused FL-ADDRESS."""
+    host, port = text, str(default_port)
+    if text.startswith("["):
+        host, _, rest = text[1:].partition("]")
+        port = rest.removeprefix(":") or port
+    elif text.count(":") == 1:
+        host, _, port = text.partition(":")
+    if not _HOST.fullmatch(host) or not (port.isascii() and port.isdigit()) or not 1 <= int(port) <= 65535:
+        raise Refused("FL-ADDRESS", f"{printable(text, 80)!r} is no address", "use HOST, HOST:PORT or [IPV6]:PORT")
+    return host, int(port)

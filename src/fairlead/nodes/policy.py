@@ -1,0 +1,91 @@
+"""Who may reach what. Pure; deny by default.
+
+Rules, and the attack each stops:
+
+1. A request names a service by its owner's internal address and port, or by its name. It never names a destination:
+   nobody reaches a database, a metadata address or another engine by asking for it.
+2. A service that somebody may not reach and one that does not exist are the same: no.
+3. Engine to engine is not offered, whatever a policy says: a stolen engine reaches no other engine.
+4. Only nodes in state ``up`` own or reach anything.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from fairlead.nodes.node import Node
+from fairlead.nodes.service import Service
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """A service at one of its owners."""
+
+    service: Service
+    owner: Node
+
+    @property
+    def address(self) -> str:
+        """The owner's internal address."""
+        return self.owner.internal_address
+
+    @property
+    def port(self) -> int:
+        """The service's port at that address."""
+        return self.service.port
+
+
+def owns(node: Node, service: Service) -> bool:
+    """Whether *node* is an owner of *service*."""
+    return service.owner in (node.name, f"role:{node.role}")
+
+
+def allowed(node: Node, service: Service) -> str | None:
+    """The entry of the service's policy that lets *node* in, or None."""
+    names = {node.name, f"{node.role}s", *(f"{key}={value}" for key, value in node.labels.items())}
+    return next((who for who in service.allow if who in names), None)
+
+
+def refusal(node: Node, owner: Node, service: Service) -> str | None:
+    """Why *node* may not reach *service* at *owner*, in words for an operator; None when it may."""
+    for party in (node, owner):
+        if party.state != "up":
+            return f"{party.name} is {party.state}"
+    if not owns(owner, service):
+        return f"{owner.name} does not own {service.name}"
+    if node.id == owner.id:
+        return None
+    if node.role == "engine" and owner.role == "engine":
+        return "engine to engine is not offered"
+    if allowed(node, service) is None:
+        return f"{service.name} allows {', '.join(service.allow)}; {node.name} is none of them"
+    return None
+
+
+def reachable(node: Node, nodes: Iterable[Node], services: Iterable[Service]) -> Iterator[Reach]:
+    """Every service that *node* may reach at another node."""
+    declared = list(services)
+    for owner in nodes:
+        if owner.id == node.id:
+            continue
+        for service in declared:
+            if refusal(node, owner, service) is None:
+                yield Reach(service, owner)
+
+
+def find(node: Node, nodes: Iterable[Node], services: Iterable[Service], host: str, port: int) -> Reach | None:
+    """The service that a stream request of *node* means: *host* is an internal address or a service's name."""
+    for reach in reachable(node, nodes, services):
+        if reach.port == port and host in (reach.address, reach.service.name):
+            return reach
+    return None
+
+
+def clash(new: Service, others: Iterable[Service], nodes: Iterable[Node]) -> Service | None:
+    """Another service that has *new*'s port at one of its owners already."""
+    population = list(nodes)
+    for other in others:
+        if other.name == new.name or other.port != new.port:
+            continue
+        if other.owner == new.owner or any(owns(node, new) and owns(node, other) for node in population):
+            return other
+    return None

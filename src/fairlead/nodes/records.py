@@ -1,0 +1,98 @@
+"""How nodes, names, addresses, keys and services stand in the store. Pure: JSON in, domain out."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import TypeAdapter
+
+from fairlead.nodes.node import Node
+from fairlead.nodes.service import Service
+
+NODES = "nodes/"
+NAMES = "names/"
+ADDRESSES = "addresses/"
+KEYS = "keys/"
+SERVICES = "services/"
+EPOCHS = "epochs/"
+SERVICES_CHANGED = "services-changed"
+"""Rewritten with every change of a service, so that a join can compare that no policy began to mention its name."""
+
+
+@dataclass(frozen=True, slots=True)
+class NameEntry:
+    """Who has, or had, a name. A tombstone keeps a removed node's rights from a new one."""
+
+    node_id: str
+    state: Literal["held", "tombstone"]
+
+
+@dataclass(frozen=True, slots=True)
+class AddressEntry:
+    """Who has, or had, an internal address; *until* (microseconds) it rests."""
+
+    node_id: str
+    state: Literal["held", "quarantined"]
+    until: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class KeyEntry:
+    """What a key may do. ``revoked`` stays for ever: those keys never join again."""
+
+    node_id: str
+    use: Literal["host", "user"]
+    state: Literal["pending", "active", "revoked"]
+    token_id: str
+    line: str
+    """``ssh-ed25519 <base64>``: a removed node's signature can still be told from a stranger's."""
+    commit_by: int = 0
+    """Until when a pending key may log in, microseconds."""
+
+
+Entry = Node | NameEntry | AddressEntry | KeyEntry | Service
+
+_NODE: TypeAdapter[Node] = TypeAdapter(Node)
+_NAME: TypeAdapter[NameEntry] = TypeAdapter(NameEntry)
+_ADDRESS: TypeAdapter[AddressEntry] = TypeAdapter(AddressEntry)
+_KEY: TypeAdapter[KeyEntry] = TypeAdapter(KeyEntry)
+_SERVICE: TypeAdapter[Service] = TypeAdapter(Service)
+
+
+def node_from(value: bytes) -> Node:
+    """The node of a stored value."""
+    return _NODE.validate_json(value)
+
+
+def name_from(value: bytes) -> NameEntry:
+    """The name's entry of a stored value."""
+    return _NAME.validate_json(value)
+
+
+def address_from(value: bytes) -> AddressEntry:
+    """The address's entry of a stored value."""
+    return _ADDRESS.validate_json(value)
+
+
+def key_from(value: bytes) -> KeyEntry:
+    """The key's entry of a stored value."""
+    return _KEY.validate_json(value)
+
+
+def service_from(value: bytes) -> Service:
+    """The service of a stored value."""
+    return _SERVICE.validate_json(value)
+
+
+def encode(entry: Entry) -> bytes:
+    """The stored value of *entry*."""
+    match entry:
+        case Node():
+            return _NODE.dump_json(entry)
+        case NameEntry():
+            return _NAME.dump_json(entry)
+        case AddressEntry():
+            return _ADDRESS.dump_json(entry)
+        case KeyEntry():
+            return _KEY.dump_json(entry)
+        case Service():
+            return _SERVICE.dump_json(entry)

@@ -1,0 +1,231 @@
+"""Changes of nodes and services: removal, release, labels, declarations, epochs. Each is one transaction with its
+audit record in the same step.
+
+Removal revokes the keys for ever, leaves the name a tombstone and lets the address rest (seed: *internal loopback IP
+addresses and node names are allocated*): a new node inherits nothing from an old one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Protocol
+
+from fairlead.audit.record import Entry
+from fairlead.base.errors import Refused
+from fairlead.keys.ssh import PublicKey
+from fairlead.nodes.directory import REST, Directory
+from fairlead.nodes.node import Endpoint, Node
+from fairlead.nodes.policy import clash
+from fairlead.nodes.records import (
+    ADDRESSES,
+    EPOCHS,
+    KEYS,
+    NAMES,
+    NODES,
+    SERVICES,
+    SERVICES_CHANGED,
+    AddressEntry,
+    NameEntry,
+    address_from,
+    encode,
+    key_from,
+    node_from,
+)
+from fairlead.nodes.service import Service, check_label
+from fairlead.store.protocol import (
+    Absent,
+    Compare,
+    Delete,
+    Operation,
+    Outcome,
+    Put,
+    Record,
+    StoreUnavailable,
+    Unchanged,
+)
+
+TRIES = 3
+
+
+class Records(Protocol):
+    """What the registry needs of the store."""
+
+    async def get(self, key: str) -> Record | None:
+        """The record of a key."""
+        ...
+
+    async def transact(self, compare: Sequence[Compare], then: Sequence[Operation]) -> Outcome:
+        """Do all of *then* if all of *compare* hold."""
+        ...
+
+    async def now(self) -> int:
+        """Store time, microseconds."""
+        ...
+
+
+class Journal(Protocol):
+    """A transaction with its audit record."""
+
+    async def append_with(self, compare: Sequence[Compare], then: Sequence[Operation],
+                          entries: Sequence[Entry]) -> Outcome:
+        """Do all of *then*, and record *entries*, if all of *compare* hold."""
+        ...
+
+
+class Registry:
+    """The writing side of `Directory`."""
+
+    def __init__(self, store: Records, audit: Journal, directory: Directory) -> None:
+        self._store = store
+        self._audit = audit
+        self._directory = directory
+
+    async def remove(self, name: str, by: str, event: str = "node.removed") -> Node:
+        """Remove a node for good; its keys never log in again. Raises Refused."""
+        for _ in range(TRIES):
+            node, stored = await self._read(name)
+            if node.role == "controller":
+                raise Refused("FL-NODE-CONTROLLER", f"{name} is a Controller and the only one",
+                              "`fairlead controller destroy` on that machine ends the cluster")
+            now = await self._store.now()
+            compare: list[Compare] = [Unchanged(stored.key, stored.revision)]
+            then: list[Operation] = [Delete(stored.key),
+                                     Put(NAMES + node.name, encode(NameEntry(node.id, "tombstone")))]
+            address = await self._store.get(ADDRESSES + node.internal_address)
+            if address is not None and address_from(address.value).node_id == node.id:
+                compare.append(Unchanged(address.key, address.revision))
+                then.append(Put(address.key, encode(AddressEntry(node.id, "quarantined", now + REST))))
+            for line in (node.host_key, node.user_key):
+                key = await self._store.get(KEYS + PublicKey.from_line(line).fingerprint)
+                if key is not None:
+                    compare.append(Unchanged(key.key, key.revision))
+                    then.append(Put(key.key, encode(replace(key_from(key.value), state="revoked"))))
+            entry = Entry(event, node.name, by, {"node_id": node.id, "address": node.internal_address,
+                                                 "host_key": PublicKey.from_line(node.host_key).fingerprint})
+            if await self._do(compare, then, entry):
+                return node
+        raise _busy()
+
+    async def release(self, name: str, fingerprint: str, by: str) -> Node:
+        """Let a frozen node back in, when *fingerprint* is that of its host or user key. Raises Refused."""
+        for _ in range(TRIES):
+            node, stored = await self._read(name)
+            if node.state != "frozen":
+                raise Refused("FL-NODE-STATE", f"{name} is {node.state}, not frozen", "there is nothing to release")
+            if fingerprint not in (PublicKey.from_line(k).fingerprint for k in (node.host_key, node.user_key)):
+                raise Refused("FL-NODE-FINGERPRINT", f"the keys of {name} have another fingerprint",
+                              f"read it on the machine's console, compare it with `fairlead node show {name}`; if "
+                              f"they differ, `fairlead node remove {name}`")
+            entry = Entry("node.released", node.name, by, {"fingerprint": fingerprint})
+            if await self._do([Unchanged(stored.key, stored.revision)],
+                              [Put(stored.key, encode(replace(node, state="up")))], entry):
+                return replace(node, state="up")
+        raise _busy()
+
+    async def label(self, name: str, labels: Sequence[str], by: str) -> Node:
+        """Set labels ``key=value``; ``key-`` takes one away. Raises Refused."""
+        for _ in range(TRIES):
+            node, stored = await self._read(name)
+            changed = dict(node.labels)
+            for text in labels:
+                if text.endswith("-") and "=" not in text:
+                    changed.pop(text[:-1], None)
+                else:
+                    key, value = check_label(text)
+                    changed[key] = value
+            entry = Entry("node.labelled", node.name, by, {"labels": " ".join(labels)})
+            new = replace(node, labels=dict(sorted(changed.items())))
+            if await self._do([Unchanged(stored.key, stored.revision)], [Put(stored.key, encode(new))], entry):
+                return new
+        raise _busy()
+
+    async def announce(self, node_id: str, endpoint: Endpoint, by: str) -> None:
+        """A Controller is found at another address from now on. Raises Refused."""
+        for _ in range(TRIES):
+            stored = await self._store.get(NODES + node_id)
+            if stored is None:
+                raise Refused("FL-NODE-REMOVED", "this node is no longer in the cluster")
+            node = node_from(stored.value)
+            if node.endpoint == endpoint:
+                return
+            entry = Entry("node.address", node.name, by, {"addresses": " ".join(endpoint.addresses),
+                                                          "ssh_port": endpoint.ssh_port,
+                                                          "portal_port": endpoint.portal_port})
+            if await self._do([Unchanged(stored.key, stored.revision)],
+                              [Put(stored.key, encode(replace(node, endpoint=endpoint)))], entry):
+                return
+        raise _busy()
+
+    async def next_epoch(self, node_id: str) -> int:
+        """The epoch of a log-in that happens now: higher than that of every earlier one."""
+        while True:
+            stored = await self._store.get(EPOCHS + node_id)
+            epoch = int(stored.value) + 1 if stored else 1
+            compare: Compare = Unchanged(stored.key, stored.revision) if stored else Absent(EPOCHS + node_id)
+            if (await self._store.transact([compare], [Put(EPOCHS + node_id, b"%d" % epoch)])).succeeded:
+                return epoch
+
+    async def add_service(self, service: Service, by: str) -> Service:
+        """Declare a service. Raises Refused when its name, port or owner does not fit."""
+        for _ in range(TRIES):
+            await self._directory.reached(self._directory.revision)
+            nodes, services = self._directory.nodes.values(), self._directory.services.values()
+            if service.name in self._directory.services:
+                raise Refused("FL-SERVICE-EXISTS", f"a service {service.name} exists already",
+                              f"`fairlead service remove {service.name}` first, or choose another name")
+            owner = self._directory.named(service.owner)
+            if owner is None and not service.owner.startswith("role:"):
+                raise Refused("FL-NODE-UNKNOWN", f"there is no node {service.owner}", "see `fairlead node list`")
+            other = clash(service, services, nodes)
+            if other is not None:
+                raise Refused("FL-SERVICE-PORT", f"port {service.port} at {service.owner} belongs to {other.name}",
+                              "choose another --port; the --target may stay")
+            role = service.owner.removeprefix("role:") if owner is None else owner.role
+            if role == "engine" and self._only_engines(service):
+                raise Refused("FL-SERVICE-ENGINES", "engine to engine is not offered: nobody could reach the service",
+                              "allow controllers, or a Controller by name")
+            changed = await self._store.get(SERVICES_CHANGED)
+            entry = Entry("service.added", service.name, by, {
+                "owner": service.owner, "port": service.port, "target": service.target,
+                "allow": " ".join(service.allow)})
+            compare: list[Compare] = [Absent(SERVICES + service.name), _as_read(changed, SERVICES_CHANGED)]
+            if await self._do(compare, [Put(SERVICES + service.name, encode(service)),
+                                        Put(SERVICES_CHANGED, service.name.encode())], entry):
+                return service
+        raise _busy()
+
+    async def remove_service(self, name: str, by: str) -> None:
+        """Take a declaration back. Raises Refused."""
+        for _ in range(TRIES):
+            stored = await self._store.get(SERVICES + name)
+            if stored is None:
+                raise Refused("FL-SERVICE-UNKNOWN", f"there is no service {name!r}", "see `fairlead service list`")
+            if await self._do([Unchanged(stored.key, stored.revision)],
+                              [Delete(stored.key), Put(SERVICES_CHANGED, name.encode())],
+                              Entry("service.removed", name, by, {})):
+                return
+        raise _busy()
+
+    def _only_engines(self, service: Service) -> bool:
+        engines = {n.name for n in self._directory.nodes.values() if n.role == "engine"}
+        return all(who == "engines" or who in engines for who in service.allow)
+
+    async def _read(self, name: str) -> tuple[Node, Record]:
+        node = self._directory.named(name)
+        stored = await self._store.get(NODES + node.id) if node else None
+        if stored is None:
+            raise Refused("FL-NODE-UNKNOWN", f"there is no node {name!r}", "see `fairlead node list`")
+        return node_from(stored.value), stored
+
+    async def _do(self, compare: Sequence[Compare], then: Sequence[Operation], entry: Entry) -> bool:
+        outcome = await self._audit.append_with(compare, then, [entry])
+        if outcome.succeeded:
+            await self._directory.reached(outcome.revision)
+        return outcome.succeeded
+
+
+def _as_read(record: Record | None, key: str) -> Compare:
+    return Absent(key) if record is None else Unchanged(key, record.revision)
+
+
+def _busy() -> StoreUnavailable:
+    return StoreUnavailable("the record changed three times while it was being changed")

@@ -1,0 +1,76 @@
+"""Services: what may be reached through the mesh. Pure. Whatever is not declared here does not exist."""
+
+import re
+from dataclasses import dataclass
+
+from fairlead.base.errors import Refused, printable
+from fairlead.nodes.name import check_name, is_name
+
+_LABEL = re.compile(r"[a-z0-9][a-z0-9._/-]{0,62}=[A-Za-z0-9._-]{1,63}")
+_HOST = re.compile(r"[A-Za-z0-9._:-]{1,253}")
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A TCP service on its owner, and who may reach it."""
+
+    name: str
+    owner: str
+    """A node's name, or ``role:controller`` / ``role:engine``: every node of the role has one of its own."""
+    port: int
+    """At the owner's internal address."""
+    target_host: str
+    target_port: int
+    """Where the owner really connects to."""
+    allow: tuple[str, ...]
+    """Names of nodes, ``engines``, ``controllers``, labels ``key=value``."""
+
+    @property
+    def target(self) -> str:
+        """``host:port``."""
+        host = f"[{self.target_host}]" if ":" in self.target_host else self.target_host
+        return f"{host}:{self.target_port}"
+
+
+def declare(name: str, *, node: str | None, role: str | None, port: int, target: str | None,
+            allow: list[str]) -> Service:
+    """A service from what a person typed. Raises Refused FL-SERVICE or FL-NAME."""
+    check_name(name, "service")
+    if (node is None) == (role is None):
+        raise Refused("FL-SERVICE", "a service has either a node or a role", "give one of --node and --role")
+    if role is not None and role not in ("controller", "engine"):
+        raise Refused("FL-SERVICE", f"{printable(role, 80)!r} is no role", "use --role controller or --role engine")
+    owner = check_name(node) if node is not None else f"role:{role}"
+    if not 1 <= port <= 65535:
+        raise Refused("FL-SERVICE", f"{port} is no port", "use 1 to 65535")
+    host, target_port = parse_target(target) if target else ("127.0.0.1", port)
+    if not allow:
+        raise Refused("FL-SERVICE", "nobody is allowed to reach the service",
+                      "name nodes, engines, controllers or labels with --allow")
+    return Service(name, owner, port, host, target_port, tuple(dict.fromkeys(check_who(who) for who in allow)))
+
+
+def parse_target(text: str) -> tuple[str, int]:
+    """``HOST:PORT`` or ``[IPV6]:PORT``. Raises Refused FL-SERVICE."""
+    host, colon, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not _HOST.fullmatch(host) or not port.isascii() or not port.isdigit() \
+            or not 1 <= int(port) <= 65535:
+        raise Refused("FL-SERVICE", f"{printable(text, 80)!r} is no target", "use HOST:PORT")
+    return host, int(port)
+
+
+def check_who(text: str) -> str:
+    """*text* itself when it names somebody in a policy. Raises Refused FL-SERVICE."""
+    if text in ("engines", "controllers") or is_name(text) or _LABEL.fullmatch(text):
+        return text
+    raise Refused("FL-SERVICE", f"{printable(text, 80)!r} names nobody",
+                  "use a node's name, engines, controllers, or a label such as site=lab")
+
+
+def check_label(text: str) -> tuple[str, str]:
+    """The key and value of ``key=value``. Raises Refused FL-LABEL."""
+    if not _LABEL.fullmatch(text):
+        raise Refused("FL-LABEL", f"{printable(text, 80)!r} is no label", "use KEY=VALUE, such as site=lab")
+    key, _, value = text.partition("=")
+    return key, value

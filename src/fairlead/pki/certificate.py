@@ -1,0 +1,169 @@
+"""What a certificate of ours says, and what one says to us. Pure: the signing is `authority`'s, trust is `verify`'s.
+
+Rules, and what each is for:
+
+1. The names ``portal.<cluster>.fairlead.internal`` and ``api.<cluster>.fairlead.internal`` say what a certificate may
+   serve. Both certificates carry the Controllers' addresses for browsers; only one carries the portal's name, so the
+   API's key, which more of the product touches, cannot stand in for the portal.
+2. An address under ``fairlead.internal`` is refused: an address is chosen by people and by joining Controllers, and
+   would otherwise smuggle the portal's name into the API certificate (or a wildcard into either).
+3. Everything is back-dated by an hour, for nodes whose clock runs late.
+4. EC P-256 with SHA-256, random serials, key identifiers, critical constraints: what ``openssl verify -x509_strict``
+   asks for (RFC 5280 section 4.2).
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from ipaddress import ip_address
+from typing import TypeVar
+from uuid import UUID
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from fairlead.base.clock import DAY, HOUR, SECOND
+from fairlead.base.errors import OperatorError, Refused
+from fairlead.keys.wire import sha256
+
+INTERNAL = "fairlead.internal"
+BACK_DATED = HOUR
+ROOT_LIFETIME = 3650 * DAY
+SERVER_LIFETIME = 397 * DAY
+
+_Extension = TypeVar("_Extension", bound=x509.ExtensionType)
+_LABEL = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
+_HOST_NAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(\.{_LABEL})*", re.ASCII)
+
+
+def portal_name(cluster_uuid: UUID) -> str:
+    """The name that a certificate must carry to serve the system portal."""
+    return f"portal.{cluster_uuid}.{INTERNAL}"
+
+
+def api_name(cluster_uuid: UUID) -> str:
+    """The name that a certificate must carry to serve the API."""
+    return f"api.{cluster_uuid}.{INTERNAL}"
+
+
+def root_profile(cluster_uuid: UUID, key: EllipticCurvePublicKey, serial: int, now: int) -> x509.CertificateBuilder:
+    """A cluster's root CA, not yet signed. *now*: microseconds.
+
+    Its names are not constrained: the leaves below it carry whatever addresses the Controllers have.
+    """
+    name = _name(f"fairlead root {str(cluster_uuid)[:8]}")
+    return (_dated(name, name, key, serial, now - BACK_DATED, now + ROOT_LIFETIME)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(_key_usage(key_cert_sign=True, crl_sign=True), critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False))
+
+
+def server_profile(root: x509.Certificate, name: str, addresses: Iterable[str], key: EllipticCurvePublicKey,
+                   serial: int, now: int) -> x509.CertificateBuilder:
+    """A TLS server's certificate under *root*, not yet signed: good for *name* and every one of *addresses*.
+
+    Never valid for longer than *root*. Raises OperatorError FL-ADDRESS-NAME.
+    """
+    subjects = dict.fromkeys([x509.DNSName(name), *(_address(a) for a in addresses)])
+    last = min(now + SERVER_LIFETIME, _microseconds(root.not_valid_after_utc))
+    root_key = root.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    return (_dated(_name(name), root.subject, key, serial, now - BACK_DATED, last)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_key_usage(digital_signature=True), critical=True)
+            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+            .add_extension(x509.SubjectAlternativeName(subjects), critical=False)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(root_key), critical=False))
+
+
+def der_of(pem: bytes) -> bytes:
+    """The DER of the first certificate in *pem*. Raises Refused FL-CERTIFICATE-FORMAT."""
+    try:
+        return x509.load_pem_x509_certificate(pem).public_bytes(Encoding.DER)
+    except ValueError as error:
+        raise _unreadable() from error
+
+
+def parsed(der: bytes) -> x509.Certificate:
+    """The certificate. Raises Refused FL-CERTIFICATE-FORMAT."""
+    try:
+        return x509.load_der_x509_certificate(der)
+    except ValueError as error:
+        raise _unreadable() from error
+
+
+def names(der: bytes) -> Sequence[str]:
+    """Every DNS name and IP address that the certificate is good for. Raises Refused FL-CERTIFICATE-FORMAT."""
+    subjects = _extension(parsed(der), x509.SubjectAlternativeName)
+    if subjects is None:
+        return ()
+    return (*subjects.get_values_for_type(x509.DNSName),
+            *(str(address) for address in subjects.get_values_for_type(x509.IPAddress)))
+
+
+def validity(der: bytes) -> tuple[int, int]:
+    """The first and the last moment (microseconds) at which it is valid. Raises Refused FL-CERTIFICATE-FORMAT."""
+    certificate = parsed(der)
+    return _microseconds(certificate.not_valid_before_utc), _microseconds(certificate.not_valid_after_utc)
+
+
+def is_ca(der: bytes) -> bool:
+    """Whether it may sign other certificates. Raises Refused FL-CERTIFICATE-FORMAT."""
+    certificate = parsed(der)
+    constraints, usage = _extension(certificate, x509.BasicConstraints), _extension(certificate, x509.KeyUsage)
+    return constraints is not None and constraints.ca and (usage is None or usage.key_cert_sign)
+
+
+def sha256_fingerprint(der: bytes) -> str:
+    """As ``openssl x509 -fingerprint -sha256`` prints it: ``AB:CD:...``."""
+    return sha256(der).hex(":").upper()
+
+
+def _extension(certificate: x509.Certificate, kind: type[_Extension]) -> _Extension | None:
+    try:
+        return certificate.extensions.get_extension_for_class(kind).value
+    except x509.ExtensionNotFound:
+        return None
+    except (ValueError, x509.DuplicateExtension) as error:  # extensions are decoded on first use
+        raise _unreadable() from error
+
+
+def _address(text: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ip_address(text))
+    except ValueError:
+        pass
+    name = text.lower().removesuffix(".")
+    if not _HOST_NAME.fullmatch(name) or f".{name}".endswith(f".{INTERNAL}"):
+        raise OperatorError("FL-ADDRESS-NAME", f"{text!r} cannot stand in a certificate",
+                            f"give --address an IP address or an ASCII host name outside {INTERNAL}")
+    return x509.DNSName(name)
+
+
+def _dated(subject: x509.Name, issuer: x509.Name, key: EllipticCurvePublicKey, serial: int, first: int,
+           last: int) -> x509.CertificateBuilder:
+    return (x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(key).serial_number(serial)
+            .not_valid_before(datetime.fromtimestamp(first // SECOND, UTC))
+            .not_valid_after(datetime.fromtimestamp(last // SECOND, UTC)))
+
+
+def _key_usage(*, digital_signature: bool = False, key_cert_sign: bool = False,
+               crl_sign: bool = False) -> x509.KeyUsage:
+    return x509.KeyUsage(digital_signature=digital_signature, key_cert_sign=key_cert_sign, crl_sign=crl_sign,
+                         content_commitment=False, key_encipherment=False, data_encipherment=False,
+                         key_agreement=False, encipher_only=False, decipher_only=False)
+
+
+def _name(common_name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+
+
+def _microseconds(moment: datetime) -> int:
+    return int(moment.timestamp()) * SECOND
+
+
+def _unreadable() -> Refused:
+    return Refused("FL-CERTIFICATE-FORMAT", "that is no X.509 certificate that can be read",
+                   "give a certificate as PEM, undamaged")

@@ -1,0 +1,209 @@
+"""The bytes of a subsystem: a channel that waits when the other side does not read, and that buffers little.
+
+Every request on a session channel but ``subsystem`` is refused before asyncssh sees it: no terminal, shell, command,
+environment, agent, X11 or signal (asyncssh would accept and keep every environment variable that a peer sends).
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import asyncssh
+
+from fairlead.base.errors import FairleadError, Refused
+from fairlead.transport.connection import Abandonable, Guarded
+from fairlead.transport.options import MOST_PACKET, WINDOW
+
+Handler = Callable[["Channel"], Awaitable[None]]
+"""Serves one channel until it returns; the channel is closed then."""
+
+_BUFFER = 128 * 1024
+
+
+class Channel:
+    """A stream of bytes both ways. One task receives; any number send, each send is whole."""
+
+    def __init__(self, connection: Guarded) -> None:
+        self._connection = connection
+        self._channel: Any = None
+        self._pieces: deque[bytes] = deque()
+        self._buffered = 0
+        self._ended = False
+        self._arrived = asyncio.Event()
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._turn = asyncio.Lock()
+        self._closed = asyncio.Event()
+
+    async def receive(self) -> bytes:
+        """The next bytes, as they came; ``b""`` at the end, whether the peer ended or the tunnel did."""
+        while not self._pieces:
+            if self._ended:
+                return b""
+            self._arrived.clear()
+            await self._arrived.wait()
+        piece = self._pieces.popleft()
+        self._buffered -= len(piece)
+        if self._buffered < _BUFFER and not self._closed.is_set():
+            self._channel.resume_reading()
+        return piece
+
+    async def send(self, data: bytes) -> None:
+        """Send *data*; waits while the far side does not read. Raises Refused FL-STREAM-LOST."""
+        async with self._turn:
+            for start in range(0, len(data), MOST_PACKET):
+                await self._writable.wait()
+                if self._closed.is_set():
+                    raise lost()
+                try:
+                    self._channel.write(data[start:start + MOST_PACKET])
+                except OSError as error:
+                    raise lost() from error
+
+    def close(self) -> None:
+        """End both directions; what was sent is still delivered."""
+        if self._channel:
+            self._channel.close()
+
+    async def wait_closed(self) -> None:
+        """Wait until nothing moves any more."""
+        await self._closed.wait()
+
+    # What the session tells.
+
+    def opened(self, channel: Any) -> None:
+        """The SSH channel is there."""
+        self._channel = channel
+
+    def arrived(self, data: bytes) -> None:
+        """Bytes from the peer."""
+        self._pieces.append(data)
+        self._buffered += len(data)
+        if self._buffered >= _BUFFER:
+            self._channel.pause_reading()
+        self._arrived.set()
+
+    def ended(self) -> None:
+        """The peer sends no more."""
+        self._ended = True
+        self._arrived.set()
+
+    def writable(self, yes: bool) -> None:
+        """Whether more may be sent."""
+        if yes:
+            self._writable.set()
+        else:
+            self._writable.clear()
+
+    def gone(self) -> None:
+        """The SSH channel is no more."""
+        self._closed.set()
+        self._writable.set()
+        self.ended()
+
+
+class Session(asyncssh.SSHServerSession[bytes], asyncssh.SSHClientSession[bytes]):
+    """asyncssh's side of a `Channel`, at either end."""
+
+    def __init__(self, connection: Guarded, grant: Callable[[str], Handler | None] | None = None) -> None:
+        self.channel = Channel(connection)
+        self._connection = connection
+        self._grant = grant
+        self._handler: Handler | None = None
+        self._full = False
+
+    def connection_made(self, chan: Any) -> None:
+        """The channel is open."""
+        self.channel.opened(chan)
+        self._connection.senders.add(self)
+        self.weigh()
+
+    def subsystem_requested(self, subsystem: str) -> bool:
+        """Whether the peer may have *subsystem*."""
+        self._handler = self._grant(subsystem) if self._grant else None
+        return self._handler is not None
+
+    def session_started(self) -> None:
+        """The request was answered."""
+        if self._handler:
+            task = asyncio.get_running_loop().create_task(self._serve(self._handler))
+            self._connection.handlers.add(task)
+            task.add_done_callback(self._served)
+
+    async def _serve(self, handler: Handler) -> None:
+        try:
+            await handler(self.channel)
+        except FairleadError as error:
+            logging.getLogger(__name__).info("a subsystem ended: %s", error.line())
+        finally:
+            self.channel.close()
+
+    def _served(self, task: asyncio.Task[None]) -> None:
+        self._connection.handlers.discard(task)
+        if not task.cancelled() and (bug := task.exception()):
+            task.get_loop().call_exception_handler({"message": "a subsystem failed", "exception": bug, "task": task})
+
+    def data_received(self, data: bytes, datatype: int | None) -> None:  # noqa: ARG002
+        """Bytes from the peer."""
+        self.channel.arrived(data)
+
+    def eof_received(self) -> bool:
+        """The peer sends no more; we may."""
+        self.channel.ended()
+        return True
+
+    def pause_writing(self) -> None:
+        """The channel is full."""
+        self._full = True
+        self.weigh()
+
+    def resume_writing(self) -> None:
+        """The channel takes more."""
+        self._full = False
+        self.weigh()
+
+    def weigh(self) -> None:
+        """See whether the channel and the connection take more."""
+        self.channel.writable(not self._full and not self._connection.full)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        """The channel is no more."""
+        self._connection.senders.discard(self)
+        self.channel.gone()
+
+
+class GuardedServerChannel(asyncssh.SSHServerChannel[bytes]):
+    """A session channel as we serve it: one request is known, ``subsystem``."""
+
+    def __init__(self, connection: Any, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(connection, loop, False, False, False, 0, 0, None, "strict", WINDOW, MOST_PACKET)
+
+    def _service_next_request(self) -> None:
+        name, _, _ = self._request_queue[0]
+        if name == "subsystem":
+            super()._service_next_request()
+        else:
+            self._report_response(False)
+
+
+class GuardedClientChannel(Abandonable, asyncssh.SSHClientChannel[bytes]):
+    """A session channel as we ask for it. The other side has nothing to request on it, and no standard error."""
+
+    _read_datatypes: set[int] = set()  # noqa: RUF012 - asyncssh's name and shape
+
+    def __init__(self, connection: Any, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(connection, loop, "strict", None, "strict", WINDOW, MOST_PACKET)
+
+    def _service_next_request(self) -> None:
+        self._report_response(False)
+
+    async def start(self, session: Session, name: str) -> None:
+        """Open it and ask for the subsystem *name*. Raises asyncssh's errors."""
+        await self.create(lambda: session, None, name, {}, False, None, None, {}, False, None, None, False, False)
+
+
+def lost() -> Refused:
+    """The tunnel or its other end went away in the middle."""
+    return Refused("FL-STREAM-LOST", "the stream was cut", "connect again")

@@ -1,0 +1,338 @@
+"""The door for SSH from other nodes: who may come in, and the little that they may do.
+
+Rules, and the attack each stops:
+
+1. Who it is follows from the key proven, and from nothing before it: a key that is offered and a name that is given
+   and exchanged on the way count for nothing (CVE-2024-45337; asyncssh before 2.24.1). `ServerConnection` records the
+   pair at the place where the signature was verified, and it is forgotten at the next request.
+2. Every user name is offered the same, public keys, and refused alike. Only ed25519 keys are parsed, by our own parser:
+   no certificate and no other key of a stranger reaches a decoder.
+3. Nothing is bound, and no destination comes from the peer: `Door` says whether a named service exists for this peer
+   and where it really is. Session channels carry granted subsystems only. All else does not exist (`connection`).
+4. A pending node may open one session channel, once, and is cut after fifteen seconds.
+5. Places for those who have not proven a key are counted (`admission`) and end after fifteen seconds.
+"""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import asyncssh
+from asyncssh.packet import SSHPacket
+
+from fairlead.base.clock import Clock
+from fairlead.keys.ssh import KeyRefused, PrivateKey, PublicKey
+from fairlead.transport.admission import Admission, plain_address
+from fairlead.transport.channel import Channel, GuardedServerChannel, Session
+from fairlead.transport.connection import Guarded, Wanted, host_and_port, refusal
+from fairlead.transport.forwarder import deliver
+from fairlead.transport.options import (
+    MOST_ATTEMPTS,
+    MOST_PACKET,
+    MOST_REVERSES,
+    PENDING_LIFETIME,
+    Keepalive,
+    check_asyncssh,
+    server_options,
+)
+from fairlead.transport.peer import Peer, Target
+from fairlead.transport.tunnel import Tunnel
+
+_BACKLOG = 1024
+
+
+class Door(Protocol):
+    """Who may do what. Each is a look-up without waiting; a fault in one ends the connection that asked."""
+
+    def admit(self, user: str, key: PublicKey, source: str) -> Peer | None:
+        """Who logs in as *user* with *key* from the address *source*; None for nobody. The key is not proven yet."""
+        ...
+
+    def arrived(self, tunnel: Tunnel) -> None:
+        """A key is proven. May close the tunnel."""
+        ...
+
+    def left(self, tunnel: Tunnel) -> None:
+        """The tunnel that arrived has ended."""
+        ...
+
+    def target(self, tunnel: Tunnel, host: str, port: int) -> Target | None:
+        """Where the service that the peer calls *host*:*port* is; None for whatever it may not reach."""
+        ...
+
+    def reverse(self, tunnel: Tunnel, host: str, port: int) -> bool:
+        """Whether the peer serves *host*:*port* from now on. The door remembers it; nothing is bound here."""
+        ...
+
+    def reverse_ended(self, tunnel: Tunnel, host: str, port: int) -> None:
+        """The peer no longer serves what `reverse` granted."""
+        ...
+
+    def subsystem(self, tunnel: Tunnel, name: str) -> Callable[[Channel], Awaitable[None]] | None:
+        """What serves the subsystem *name* for the peer; None for whatever it may not have."""
+        ...
+
+
+@dataclass(eq=False, slots=True)
+class Listener:
+    """Listening sockets, and who has come in by them without proving a key yet."""
+
+    door: Door
+    admission: Admission
+    clock: Clock
+    servers: list[asyncio.Server] = field(default_factory=list)
+    strangers: set["Guest"] = field(default_factory=set)
+
+    async def close(self) -> None:
+        """Stop accepting and send strangers away. Tunnels go on until their user closes them."""
+        for server in self.servers:
+            server.close()
+        for guest in tuple(self.strangers):
+            guest.dismiss()
+
+
+async def listen(sockets: Sequence[socket.socket], *, host_key: PrivateKey, door: Door, admission: Admission,
+                 keepalive: Keepalive, clock: Clock) -> Listener:
+    """Serve SSH on *sockets*, which are bound (IPv4, IPv6). Raises OperatorError for an asyncssh that does not fit."""
+    check_asyncssh()
+    loop = asyncio.get_running_loop()
+    listener = Listener(door, admission, clock)
+    options = server_options(lambda: Guest(listener), host_key, keepalive)
+    try:
+        for sock in sockets:
+            listener.servers.append(await loop.create_server(
+                lambda: ServerConnection(loop, options), sock=sock, backlog=_BACKLOG))
+    except BaseException:
+        await listener.close()
+        raise
+    return listener
+
+
+class Guest(asyncssh.SSHServer):
+    """One connection from outside, from its first byte to its last."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._door = listener.door
+        self._connection: ServerConnection | None = None
+        self._source = ""
+        self._address = ""
+        self._deadline = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._tunnel: Tunnel | None = None
+        self._sessions = 0
+
+    # Coming and going.
+
+    def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
+        """Somebody connected."""
+        assert isinstance(conn, ServerConnection)
+        conn.guest = self
+        self._connection = conn
+        self._deadline = asyncio.get_running_loop().time() + PENDING_LIFETIME
+        name = conn.get_extra_info("peername") or ("", 0)
+        self._source = plain_address(str(name[0]))
+        self._address = f"[{self._source}]:{name[1]}" if ":" in self._source else f"{self._source}:{name[1]}"
+        if self._listener.admission.enter(self._source):
+            self._listener.strangers.add(self)
+        else:
+            conn.abort()
+
+    def dismiss(self) -> None:
+        """Send it away."""
+        if self._connection:
+            self._connection.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It has gone."""
+        self._no_stranger()
+        if self._timer:
+            self._timer.cancel()
+        if tunnel := self._tunnel:
+            reverses = tuple(tunnel.reverses)
+            tunnel.ended(exc)
+            for host, port in reverses:
+                with contextlib.suppress(Exception), self._surfacing():
+                    self._door.reverse_ended(tunnel, host, port)
+            with contextlib.suppress(Exception), self._surfacing():
+                self._door.left(tunnel)
+
+    def _no_stranger(self) -> None:
+        if self in self._listener.strangers:
+            self._listener.strangers.remove(self)
+            self._listener.admission.leave(self._source)
+
+    # Who it is.
+
+    def begin_auth(self, username: str) -> bool:  # noqa: ARG002
+        """Every name has to prove a key."""
+        return True
+
+    def public_key_auth_supported(self) -> bool:
+        """The one method, for every name."""
+        return True
+
+    def validate_public_key(self, username: str, key: asyncssh.SSHKey) -> bool:
+        """Whether this key would do for this name: asked by asyncssh in the middle of its connection's method."""
+        return self._connection is not None and self._connection.recognised(username, key.public_data)
+
+    def recognise(self, user: str, key: PublicKey) -> Peer | None:
+        """Whom the door knows under *user* and *key*."""
+        with self._surfacing():
+            return self._door.admit(user, key, self._source)
+
+    def auth_completed(self) -> None:
+        """A key is proven: the guest has a name."""
+        connection = self._connection
+        assert connection
+        peer = connection.proven_peer()
+        if not peer:
+            raise asyncssh.PermissionDenied("no key was proven")
+        self._no_stranger()
+        self._tunnel = Tunnel(connection, peer, "in", self._address, self._listener.clock.now())
+        if peer.standing != "active":
+            self._timer = asyncio.get_running_loop().call_at(self._deadline, self._tunnel.close, "time is up")
+        with self._surfacing():
+            self._door.arrived(self._tunnel)
+
+    # What it may do.
+
+    def direct(self, host: str, port: int) -> Target:
+        """Where the service *host*:*port* is. Raises ChannelOpenError."""
+        with self._surfacing():
+            target = self._door.target(self._active(), host, port)
+        if not target:
+            raise refusal()
+        return target
+
+    def reverse(self, host: str, port: int) -> bool:
+        """Whether the guest serves *host*:*port* from now on."""
+        tunnel = self._tunnel
+        if not tunnel or tunnel.peer.standing != "active" or (host, port) in tunnel.reverses or (
+                len(tunnel.reverses) >= MOST_REVERSES):
+            return False
+        with self._surfacing():
+            granted = self._door.reverse(tunnel, host, port)
+        if granted:
+            tunnel.reverses[host, port] = None
+        return granted
+
+    def cancel_reverse(self, host: str, port: int) -> bool:
+        """Whether the guest served *host*:*port*; it no longer does."""
+        if not self._tunnel or (host, port) not in self._tunnel.reverses:
+            return False
+        del self._tunnel.reverses[host, port]
+        with self._surfacing():
+            self._door.reverse_ended(self._tunnel, host, port)
+        return True
+
+    def session(self, connection: Guarded) -> Session:
+        """A session, in which a subsystem may be asked for. Raises ChannelOpenError."""
+        tunnel = self._tunnel
+        self._sessions += 1
+        if not tunnel or (tunnel.peer.standing != "active" and self._sessions > 1):
+            raise refusal()
+
+        def grant(name: str) -> Callable[[Channel], Awaitable[None]] | None:
+            with self._surfacing():
+                return self._door.subsystem(tunnel, name)
+
+        return Session(connection, grant)
+
+    def _active(self) -> Tunnel:
+        if not self._tunnel or self._tunnel.peer.standing != "active":
+            raise refusal()
+        return self._tunnel
+
+    @contextlib.contextmanager
+    def _surfacing(self) -> Iterator[None]:
+        # asyncssh ends the connection for a fault in what it calls, which is right, and hides it, which is not.
+        try:
+            yield
+        except asyncssh.Error:
+            raise
+        except Exception as bug:
+            asyncio.get_running_loop().call_exception_handler({"message": "the door failed", "exception": bug})
+            raise
+
+
+class ServerConnection(Guarded, asyncssh.SSHServerConnection):
+    """asyncssh's connection with our gates: what it grants is asked of its `Guest`."""
+
+    guest: Guest
+    _attempts = 0
+    _recognised: tuple[str, bytes] | None = None
+    _proven: tuple[str, Peer] | None = None
+
+    async def reload_config(self) -> None:
+        """Nothing: there is no configuration. (asyncssh starts a thread here for each name that a stranger tries.)"""
+
+    async def validate_public_key(self, username: str, key_data: bytes, msg: bytes, signature: bytes) -> bool:
+        """Whether *username* may use this key and, where there is a *msg*, has signed it: the identity is set here.
+
+        asyncssh calls it for the probe without signature and for the signed request. Nothing in it waits, so no other
+        request comes between the verification, the recording and `auth_completed`.
+        """
+        self._proven = self._recognised = None
+        try:
+            key = PublicKey.from_blob(key_data)
+        except KeyRefused:
+            return False
+        peer = self.guest.recognise(username, key)
+        if not peer:
+            return False
+        self._recognised = username, key_data
+        if not await super().validate_public_key(username, key_data, msg, signature):
+            return False
+        if msg:
+            self._proven = username, peer
+        return True
+
+    def recognised(self, user: str, blob: bytes) -> bool:
+        """Whether the door knows this pair, which is that of the present request."""
+        return self._recognised == (user, blob)
+
+    def proven_peer(self) -> Peer | None:
+        """Who proved the key of the request that has just succeeded."""
+        if not self._proven or self._proven[0] != self.get_extra_info("username"):
+            return None
+        return self._proven[1]
+
+    def send_userauth_failure(self, partial_success: bool) -> None:
+        """Refuse a request, and the connection after too many."""
+        self._attempts += 1
+        if self._attempts > MOST_ATTEMPTS:
+            raise asyncssh.PermissionDenied("too many attempts")
+        super().send_userauth_failure(partial_success)
+
+    def global_requested(self, name: bytes, packet: SSHPacket) -> bool:
+        """tcpip-forward and its end (RFC 4254 section 7.1)."""
+        if name not in (b"tcpip-forward", b"cancel-tcpip-forward"):
+            return False
+        place = host_and_port(packet)
+        packet.check_end()
+        if not place:
+            return False
+        return self.guest.reverse(*place) if name == b"tcpip-forward" else self.guest.cancel_reverse(*place)
+
+    def channel_wanted(self, kind: bytes, packet: SSHPacket) -> Wanted:
+        """session (RFC 4254 section 6.1) and direct-tcpip (section 7.2)."""
+        if kind == b"session":
+            packet.check_end()
+            session = self.guest.session(self)
+            self.expect_packets(MOST_PACKET)
+            return GuardedServerChannel(self, self._loop), session
+        if kind == b"direct-tcpip":
+            place = host_and_port(packet)
+            packet.get_string()  # who connected there, as the peer says: of no use to anybody
+            packet.get_uint32()
+            packet.check_end()
+            if not place:
+                raise refusal()
+            target = self.guest.direct(*place)
+            channel: Any = self.stream_channel()
+            return channel, deliver(self, target)
+        raise refusal()

@@ -1,0 +1,155 @@
+"""A live SSH connection between two nodes, from either end, without anything of asyncssh in it."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Literal
+
+import asyncssh
+from asyncssh.constants import DISC_BY_APPLICATION
+from asyncssh.packet import PacketDecodeError
+
+from fairlead.base.errors import Refused, printable
+from fairlead.transport.channel import Channel, GuardedClientChannel, Session, lost
+from fairlead.transport.connection import Guarded, StreamChannel
+from fairlead.transport.options import MOST_PACKET, OPEN_TIMEOUT
+from fairlead.transport.peer import Peer, Target
+
+Place = tuple[str, int]
+"""A host and a port, exactly as the peer spelled them."""
+
+
+class Tunnel:
+    """An authenticated connection. It never comes back: whoever wants another dials again."""
+
+    transport = "stock"
+
+    def __init__(self, connection: Guarded, peer: Peer, direction: Literal["in", "out"], address: str,
+                 since: int) -> None:
+        self.peer = peer
+        self.direction = direction
+        self.address = address
+        """``host:port`` of the other end."""
+        self.since = since
+        """Microseconds since the epoch."""
+        self.epoch = 0
+        """Set by its user: which login of the node this is."""
+        self.cipher = str(connection.get_extra_info("send_cipher", ""))
+        self.closed = asyncio.Event()
+        self.reason = ""
+        """Why it ended; empty while it lives and when it ended in order."""
+        self.reverses: dict[Place, Callable[[], Target | None] | None] = {}
+        """What was asked of us ("in", values None) or by us ("out") with tcpip-forward, and where it leads."""
+        self.connection = connection
+        """For this room only."""
+
+    @property
+    def kex(self) -> str:
+        """The key exchange that made the keys in use."""
+        return self.connection.kex_name
+
+    @property
+    def streams(self) -> int:
+        """Forwarded connections that are open now."""
+        return self.connection.meter.streams
+
+    @property
+    def bytes_in(self) -> int:
+        """Bytes that streams brought from the peer."""
+        return self.connection.meter.bytes_in
+
+    @property
+    def bytes_out(self) -> int:
+        """Bytes that streams took to the peer."""
+        return self.connection.meter.bytes_out
+
+    def close(self, reason: str) -> None:
+        """End it at once, with everything that runs through it. The peer is shown *reason*."""
+        if self.closed.is_set() or self.connection.gone:
+            return
+        self.reason = reason
+        self.connection.disconnect(DISC_BY_APPLICATION, printable(reason, 200))
+
+    async def wait_closed(self) -> None:
+        """Wait until it has ended."""
+        await self.closed.wait()
+
+    def ended(self, error: Exception | None) -> None:
+        """For this room only: the connection is no more."""
+        if error and not self.reason:
+            self.reason = printable(getattr(error, "reason", "") or str(error) or type(error).__name__, 200)
+        self.reverses.clear()
+        self.closed.set()
+
+    async def subsystem(self, name: str) -> Channel:
+        """Open the subsystem *name* of the peer. Raises Refused FL-STREAM-REFUSED or FL-STREAM-LOST."""
+        session = Session(self.connection)
+
+        def make() -> GuardedClientChannel:
+            self.connection.expect_packets(MOST_PACKET)
+            return GuardedClientChannel(self.connection, asyncio.get_running_loop())
+
+        await self._open(make, lambda channel: channel.start(session, name), f"the subsystem {name}")
+        return session.channel
+
+    async def open_direct(self, session: Any, host: str, port: int) -> None:
+        """Open a stream to *host*:*port* as the peer names its services ("out"). Raises as `subsystem` does."""
+        await self._open(self.connection.stream_channel,
+                         lambda channel: channel.connect(lambda: session, host, port, "127.0.0.1", 0),
+                         f"{host}:{port}")
+
+    async def open_forwarded(self, session: Any, host: str, port: int) -> None:
+        """Open a stream to *host*:*port*, which the peer asked us to forward ("in"). Raises as `subsystem` does."""
+        if (host, port) not in self.reverses:
+            raise refused(f"{host}:{port}")
+        await self._open(self.connection.stream_channel,
+                         lambda channel: channel.accept(lambda: session, host, port, "127.0.0.1", 0),
+                         f"{host}:{port}")
+
+    async def request_reverse(self, host: str, port: int, target: Callable[[], Target | None]) -> None:
+        """Ask the peer to hand us the connections to *host*:*port*. Each goes where *target* says when it comes.
+
+        A connection for any other place, or one for which *target* gives None, is refused. Raises Refused.
+        """
+        place = host, port
+        if place in self.reverses:
+            raise refused(f"{host}:{port}")
+        self.reverses[place] = target  # first: the peer may connect as soon as it has answered
+        granted = False
+        try:
+            granted = await self.connection.ask(b"tcpip-forward", host, port)
+        finally:
+            if not granted:
+                self.reverses.pop(place, None)
+        if not granted:
+            raise lost() if self.connection.gone else refused(f"{host}:{port}")
+
+    async def cancel_reverse(self, host: str, port: int) -> None:
+        """Take no more connections to *host*:*port*; those that are open stay."""
+        if self.reverses.pop((host, port), None) and not self.connection.gone:
+            await self.connection.ask(b"cancel-tcpip-forward", host, port)
+
+    async def _open(self, make: Callable[[], Any], start: Callable[[Any], Any], what: str) -> None:
+        channel: StreamChannel | GuardedClientChannel | None = None
+        done = False
+        try:
+            channel = make()
+            async with asyncio.timeout(OPEN_TIMEOUT):
+                await start(channel)
+            done = True
+        except asyncssh.ChannelOpenError as error:
+            if self.connection.gone:
+                raise lost() from error
+            raise refused(what, error.reason) from error
+        except TimeoutError as error:
+            raise refused(what, "no answer") from error
+        except (asyncssh.Error, PacketDecodeError, OSError) as error:
+            raise lost() from error
+        finally:
+            if channel and not done:
+                channel.abandon()
+
+
+def refused(what: str, reason: str = "") -> Refused:
+    """The peer, or we on its behalf, would not open *what*."""
+    return Refused("FL-STREAM-REFUSED", f"{printable(what, 300)} was refused: {printable(reason or 'refused', 200)}",
+                   "see whether the service is declared, listens, and may be reached from here")

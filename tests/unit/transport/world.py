@@ -1,0 +1,170 @@
+"""Both ends in one loop, a door that is a table, and programs that listen and connect."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+
+from fairlead.base.clock import SystemClock
+from fairlead.keys.ssh import PrivateKey, PublicKey
+from fairlead.transport.admission import Admission
+from fairlead.transport.channel import Channel
+from fairlead.transport.dialler import dial
+from fairlead.transport.forwarder import LocalEnd, accept, carry
+from fairlead.transport.options import Keepalive
+from fairlead.transport.peer import Peer, Standing, Target
+from fairlead.transport.server import Listener, listen
+from fairlead.transport.tunnel import Tunnel
+
+HOST_KEY = PrivateKey.from_seed(b"h" * 32)
+ALICE = PrivateKey.from_seed(b"a" * 32)
+BOB = PrivateKey.from_seed(b"b" * 32)
+CLOCK = SystemClock()
+PATIENT = Keepalive()
+
+
+def peer_of(name: str, key: PrivateKey, user: str = "aviseuser", standing: Standing = "active") -> Peer:
+    """A node called *name*."""
+    return Peer(f"id-{name}", name, "engine", user, standing, key.public.fingerprint)
+
+
+@dataclass(eq=False)
+class FakeDoor:
+    """A door that looks everything up in its tables."""
+
+    peers: dict[tuple[str, bytes], Peer] = field(default_factory=dict)
+    targets: dict[tuple[str, int], Target] = field(default_factory=dict)
+    reverses: set[tuple[str, int]] = field(default_factory=set)
+    subsystems: dict[str, Callable[[Channel], Awaitable[None]]] = field(default_factory=dict)
+    asked: list[tuple[str, str]] = field(default_factory=list)
+    tunnels: list[Tunnel] = field(default_factory=list)
+    ended: list[tuple[str, int]] = field(default_factory=list)
+    gone: list[Tunnel] = field(default_factory=list)
+    arrival: asyncio.Event = field(default_factory=asyncio.Event)
+    departure: asyncio.Event = field(default_factory=asyncio.Event)
+    on_arrival: Callable[[Tunnel], None] = lambda _: None
+
+    def known(self, key: PrivateKey, peer: Peer) -> None:
+        self.peers[peer.user, key.public.blob] = peer
+
+    def admit(self, user: str, key: PublicKey, source: str) -> Peer | None:
+        self.asked.append((user, key.fingerprint))
+        assert source in ("127.0.0.1", "::1")
+        return self.peers.get((user, key.blob))
+
+    def arrived(self, tunnel: Tunnel) -> None:
+        self.tunnels.append(tunnel)
+        self.arrival.set()
+        self.on_arrival(tunnel)
+
+    def left(self, tunnel: Tunnel) -> None:
+        self.gone.append(tunnel)
+        self.departure.set()
+
+    def target(self, tunnel: Tunnel, host: str, port: int) -> Target | None:
+        return self.targets.get((host, port))
+
+    def reverse(self, tunnel: Tunnel, host: str, port: int) -> bool:
+        return (host, port) in self.reverses
+
+    def reverse_ended(self, tunnel: Tunnel, host: str, port: int) -> None:
+        self.ended.append((host, port))
+
+    def subsystem(self, tunnel: Tunnel, name: str) -> Callable[[Channel], Awaitable[None]] | None:
+        return self.subsystems.get(name)
+
+
+@dataclass(eq=False)
+class World:
+    """A listening door and everything that was started around it."""
+
+    door: FakeDoor
+    listener: Listener
+    port: int
+    admission: Admission
+    stack: contextlib.AsyncExitStack
+
+    async def dial(self, key: PrivateKey = ALICE, peer: Peer | None = None, *, keepalive: Keepalive = PATIENT,
+                   port: int = 0, timeout: float = 10.0) -> Tunnel:
+        tunnel = await dial("127.0.0.1", port or self.port, peer=peer or peer_of("alice", key), key=key,
+                            host_keys=[HOST_KEY.public], keepalive=keepalive, clock=CLOCK, timeout=timeout)
+        self.stack.callback(tunnel.close, "the test is over")
+        return tunnel
+
+    async def serve(self, handler: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]) -> int:
+        """A program that listens; its port."""
+        tasks: set[asyncio.Task[None]] = set()
+
+        async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            tasks.add(asyncio.current_task())  # type: ignore[arg-type]
+            try:
+                await handler(reader, writer)
+            except (ConnectionError, asyncio.CancelledError):
+                pass
+            finally:
+                writer.close()
+
+        server = await asyncio.start_server(handle, "127.0.0.1", 0)
+        self.stack.callback(server.close)
+        self.stack.callback(lambda: [task.cancel() for task in tasks])
+        return int(server.sockets[0].getsockname()[1])
+
+    async def front(self, tunnel: Tunnel, host: str, port: int) -> "Front":
+        """What the mesh does: a listener whose connections are carried to *host*:*port*."""
+        front = Front()
+
+        def take(local: LocalEnd) -> None:
+            task = asyncio.get_running_loop().create_task(carry(local, tunnel, host, port))
+            front.carried.append(task)
+            self.stack.callback(task.cancel)
+
+        server = await asyncio.get_running_loop().create_server(accept(take), "127.0.0.1", 0)
+        self.stack.callback(server.close)
+        front.port = int(server.sockets[0].getsockname()[1])
+        return front
+
+    async def connect(self, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A program that connects."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        self.stack.callback(writer.close)
+        return reader, writer
+
+
+@dataclass(eq=False)
+class Front:
+    """A listener of the mesh and the streams that it took."""
+
+    port: int = 0
+    carried: list[asyncio.Task[None]] = field(default_factory=list)
+
+
+def bound() -> socket.socket:
+    sock = socket.socket()
+    sock.bind(("127.0.0.1", 0))
+    return sock
+
+
+@contextlib.asynccontextmanager
+async def world(*, admission: Admission | None = None, keepalive: Keepalive = PATIENT) -> AsyncIterator[World]:
+    door = FakeDoor()
+    door.known(ALICE, peer_of("alice", ALICE))
+    sock = bound()
+    port = int(sock.getsockname()[1])
+    admission = admission or Admission(100, 100)
+    listener = await listen([sock], host_key=HOST_KEY, door=door, admission=admission, keepalive=keepalive, clock=CLOCK)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(listener.close)
+        yield World(door, listener, port, admission, stack)
+        for tunnel in door.tunnels:
+            tunnel.close("the test is over")
+            await tunnel.wait_closed()
+    async with asyncio.timeout(5):
+        while admission.inside:
+            await asyncio.sleep(0)
+
+
+async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(1 << 16):
+        writer.write(data)
+        await writer.drain()
