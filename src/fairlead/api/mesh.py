@@ -1,12 +1,13 @@
 """Tunnels, and where this node finds whom."""
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from fastapi import APIRouter
-from fastapi.responses import PlainTextResponse
 
 from fairlead.api.application import collection, needs
 from fairlead.base.clock import rfc3339
+from fairlead.nodes.name import full_name
 from fairlead.transport.tunnel import Tunnel
 
 
@@ -17,8 +18,8 @@ class Connected(Protocol):
         """Each with peer, direction, user, state, since, streams, bytes_in, bytes_out, cipher, kex, transport."""
         ...
 
-    def hosts(self) -> str:
-        """Lines of a hosts file."""
+    def hosts(self) -> list[dict[str, Any]]:
+        """Where this node finds whom: address, name, full_name."""
         ...
 
 
@@ -31,8 +32,8 @@ def routes(node: Connected) -> APIRouter:
         return collection(node.tunnels())
 
     @router.get("/api/hosts")
-    async def hosts(caller: str = needs("node:read")) -> PlainTextResponse:  # noqa: ARG001
-        return PlainTextResponse(node.hosts())
+    async def hosts(caller: str = needs("node:read")) -> dict[str, Any]:  # noqa: ARG001
+        return collection(node.hosts())
 
     return router
 
@@ -50,3 +51,8 @@ def connecting(peer: str, user: str, address: str) -> dict[str, Any]:
     return {"peer": peer, "direction": "out", "user": user, "state": "connecting", "since": None, "streams": 0,
             "bytes_in": 0, "bytes_out": 0, "cipher": None, "kex": None, "transport": None, "kind": "control",
             "address": address, "epoch": 0}
+
+
+def describe_hosts(names: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+    """Names and addresses as listings show them."""
+    return [{"address": address, "name": name, "full_name": full_name(name)} for address, name in names]

@@ -1,4 +1,7 @@
-"""Commands that make, run and end nodes; the only file that imports the daemons, and only when one is asked for."""
+"""Commands that make, run and end nodes; the only file that imports the daemons.
+
+What a command needs is imported when it is called: `fairlead status` should not wait for a Controller's libraries.
+"""
 
 import asyncio
 import os
@@ -10,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fairlead.base import configuration, files, logs
+from fairlead.base import files
 from fairlead.base.clock import SystemClock
 from fairlead.base.errors import FairleadError, OperatorError
 from fairlead.base.version import installed
@@ -79,6 +82,7 @@ def controller_init(
 
 def controller_run(context: typer.Context, state: State = None) -> None:
     """Run the Controller in the foreground."""
+    from fairlead.base import logs
     from fairlead.controller import daemon
     where = folder(context, state)
     files.check_private_folder(where)
@@ -108,6 +112,7 @@ def engine_join(
             f"Join by {AVICNTRL}, {AUTHTOKEN}, {CLUSTER} in the environment."))] = False,
         view: View = None, keep_bundle: Keep = False, state: State = None) -> None:
     """Join this machine to a cluster as a Service Engine; returns when it is committed."""
+    from fairlead.base import configuration
     from fairlead.engine.settings import EngineSettings
     from fairlead.enrol import bundle as bundles
     from fairlead.enrol.join import Joiner
@@ -138,6 +143,7 @@ def engine_join(
 
 def engine_run(context: typer.Context, state: State = None) -> None:
     """Run the engine in the foreground."""
+    from fairlead.base import logs
     from fairlead.engine import daemon
     where = folder(context, state)
     files.check_private_folder(where)
@@ -150,6 +156,7 @@ def engine_leave(
         local_only: Annotated[bool, typer.Option("--local-only", help=(
             "Only forget the cluster here; its operator must remove the node there."))] = False) -> None:
     """Take this engine out of the cluster, and forget the cluster here."""
+    from fairlead.base import configuration
     from fairlead.enrol import signed
     from fairlead.enrol.trust import USER_KEY, load, load_key
     where = folder(context, state)

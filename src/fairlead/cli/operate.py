@@ -14,8 +14,6 @@ from fairlead.base.version import installed
 from fairlead.cli import hosts as hosts_file
 from fairlead.cli import output
 from fairlead.cli.options import Json, State, client, folder, read, seconds
-from fairlead.enrol import bundle as bundles
-from fairlead.enrol import request as requests
 
 NODE_COLUMNS = ("name", "role", "state", "internal_address", "address", "labels", "joined_at", "fingerprint")
 TOKEN_COLUMNS = ("id", "role", "node", "state", "expires_at", "issued_by", "refusals")
@@ -72,29 +70,31 @@ def hosts(context: typer.Context, state: State = None,
           install: Annotated[bool, typer.Option("--install", help="Write a marked block into /etc/hosts.")] = False,
           json: Json = False) -> None:
     """Where this node finds whom, as lines of a hosts file."""
-    daemon = client(context, state)
+    where = folder(context, state)
     try:
-        lines = str(daemon.get("/api/hosts"))
+        rows = client(context, state).get("/api/hosts")["results"]
     except OperatorError as error:
         if error.code != "FL-DAEMON-DOWN":
             raise
-        lines = _last_hosts(folder(context, state), error)
+        rows = _last_hosts(where, error)
+    lines = "".join(f"{row['address']}  {row['full_name']} {row['name']}\n" for row in rows)
     if install:
-        hosts_file.install(lines, str(folder(context, state)))
-        output.say(f"wrote {len(lines.splitlines())} names into {hosts_file.SYSTEM}")
+        hosts_file.install(lines, str(where))
+        output.say(f"wrote {len(rows)} names into {hosts_file.SYSTEM}")
     elif json:
-        rows = [line.split() for line in lines.splitlines()]
-        output.as_json([{"address": row[0], "name": row[2], "full_name": row[1]} for row in rows])
+        output.as_json(rows)
     else:
         for line in lines.splitlines():
-            output.line(line.replace("\t", "  "))
+            output.line(line)
 
 
-def _last_hosts(state: Path, down: OperatorError) -> str:
+def _last_hosts(state: Path, down: OperatorError) -> list[dict[str, str]]:
+    """What the daemon rendered when it last ran."""
     try:
-        return files.read_private(state / "hosts").decode()
+        rows = [line.split() for line in files.read_private(state / "hosts").decode().splitlines()]
     except FileNotFoundError:
         raise down from None
+    return [{"address": row[0], "name": row[2], "full_name": row[1]} for row in rows]
 
 
 # -- bundles and tokens -----------------------------------------------------------------------------------------------
@@ -112,6 +112,7 @@ def bundle_export(
     """Make a credential bundle: everything that a new node needs to join, once, within ten minutes."""
     body: dict[str, Any] = {"role": role, "node": node, "source": source, "lifetime_s": seconds(ttl)}
     if request is not None:
+        from fairlead.enrol import request as requests
         data = read(request, "join request", requests.MOST_BYTES)
         asked = requests.decode(data)
         if role not in (None, asked.role) or node not in (None, asked.node):
@@ -149,6 +150,7 @@ def bundle_request(context: typer.Context, role: Annotated[str, typer.Option(hel
 def bundle_show(file: Annotated[str, typer.Argument(help="The bundle, or - for standard input.")],
                 json: Json = False) -> None:
     """What is in a bundle, but for its secret."""
+    from fairlead.enrol import bundle as bundles
     data = read(file, "bundle", bundles.MOST_BYTES)
     shown = {"sealed": True} if bundles.is_sealed(data) else bundles.summary(bundles.decode(data))
     if json:

@@ -1,18 +1,19 @@
 """What the command line prints: aligned tables and JSON on standard output, everything else on standard error.
 
-Colour and width come from the terminal; into a pipe there is no colour and no line is cut.
+Colour and width come from the terminal; into a pipe there is no colour and no line is cut. What draws tables is
+imported when one is drawn.
 """
 
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING, Any
 
 from fairlead.base.errors import FairleadError, printable
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
 
 _PIPE_WIDTH = 4096
 _COLOURS = {"up": "green", "leader": "green", "redeemed": "green", "open": "green", "late": "yellow",
@@ -20,7 +21,8 @@ _COLOURS = {"up": "green", "leader": "green", "redeemed": "green", "open": "gree
             "frozen": "red", "removed": "red", "revoked": "red"}
 
 
-def _console(*, error: bool = False) -> Console:
+def _console(*, error: bool = False) -> "Console":
+    from rich.console import Console
     stream = sys.stderr if error else sys.stdout
     return Console(file=stream, highlight=False, soft_wrap=True, width=None if stream.isatty() else _PIPE_WIDTH)
 
@@ -35,6 +37,7 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], empty: str)
     if not rows:
         say(empty)
         return
+    from rich.table import Table
     made = Table(box=None, pad_edge=False, show_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for column in columns:
         made.add_column(column.replace("_", " ").upper(), no_wrap=True, overflow="fold")
@@ -45,6 +48,7 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], empty: str)
 
 def facts(value: Mapping[str, Any]) -> None:
     """One object, a line per fact."""
+    from rich.table import Table
     made = Table(box=None, show_header=False, pad_edge=False, show_edge=False, padding=(0, 2, 0, 0))
     made.add_column(no_wrap=True, style="bold")
     made.add_column(overflow="fold")
@@ -65,10 +69,12 @@ def say(text: str) -> None:
 
 def fail(error: FairleadError) -> None:
     """One line on standard error: what, why, what to do, code."""
+    from rich.text import Text
     _console(error=True).print(Text.assemble(("error: ", "bold red"), error.line()))
 
 
-def _cell(value: Any) -> Text:
+def _cell(value: Any) -> "Text":
+    from rich.text import Text
     if value is None or value == "" or value == [] or value == {}:
         return Text("-", style="dim")
     if isinstance(value, bool):

@@ -6,6 +6,7 @@ from typing import Any
 from uuid import UUID
 
 from fairlead.api.mesh import describe as describe_tunnel
+from fairlead.api.mesh import describe_hosts
 from fairlead.api.services import describe as describe_service
 from fairlead.audit.log import AuditLog
 from fairlead.audit.record import AuditRecord
@@ -72,9 +73,9 @@ class Operations:
         return [describe_tunnel(t, "control" if self._sessions.is_link(t) else "streams")
                 for t in sorted(self._sessions.tunnels, key=lambda t: (t.peer.node, t.since))]
 
-    def hosts(self) -> str:
+    def hosts(self) -> list[dict[str, Any]]:
         """Where this node finds whom."""
-        return plans.hosts(self.plan(), self._view)
+        return describe_hosts(plans.names(self.plan(), self._view))
 
     def plan(self) -> Plan:
         """This Controller's own plan."""

@@ -2,7 +2,7 @@
 
 from typing import Any, Protocol
 
-from fairlead.api.mesh import connecting, describe
+from fairlead.api.mesh import connecting, describe, describe_hosts
 from fairlead.engine.settings import EngineSettings
 from fairlead.enrol.trust import Trust
 from fairlead.keys.ssh import PrivateKey, PublicKey
@@ -99,9 +99,9 @@ class Operations:
                 found.append(describe(stream, "streams"))
         return found
 
-    def hosts(self) -> str:
+    def hosts(self) -> list[dict[str, Any]]:
         """Where this engine finds whom."""
-        return plans.hosts(self._engine.plan, self._view()) if self._engine.plan else ""
+        return describe_hosts(plans.names(self._engine.plan, self._view())) if self._engine.plan else []
 
     def _view(self) -> View:
         return self._engine.settings.see()

@@ -352,7 +352,7 @@ class Enrolment:
                 claim.endpoint is not None and token.state == "reserved" and node.endpoint != claim.endpoint):
             raise Refused("FL-JOIN-CHANGED", f"this bundle is being used for the node {node.name} already",
                           f"go on with --name {node.name} and the same addresses, or export a new bundle")
-        log.info("join.repeated", token=token.id, node=node.name, state=token.state)
+        log.info("join.repeated", token=token.id, peer=node.name, state=token.state)
         return self._core("reserved" if token.state == "reserved" else "committed", token, node, now)
 
     async def _conflict(self, stored: Record, token: TokenRecord, claim: Claim, now: int, source: str) -> bool:
@@ -537,7 +537,8 @@ class Enrolment:
         """Who proves the secret and is refused is recorded one by one, a few dozen times, then in sums."""
         now = await self._store.now()
         if refusal.code in _ALARMS:
-            log.warning("alarm", alarm=refusal.code, token=token.id, source=source, node=submission.fields.node)
+            log.warning("alarm", alarm=refusal.code, token=token.id, source=source,
+                        peer=submission.fields.node)
         key = REFUSALS + token.id
         stored = await self._store.get(key)
         count = int(stored.value) if stored else 0

@@ -30,9 +30,9 @@ async def answer(enrolment: Committing, peer: Peer, channel: Channel) -> None:
             raise Refused("FL-JOIN-FORMAT", "not a commit message")
         revision = await enrolment.commit(peer.fingerprint, message)
         reply = {"v": 1, "result": "committed", "trust_revision": revision}
-        log.info("join.committed", node=peer.node)
+        log.info("join.committed", peer=peer.node)
     except FairleadError as refusal:
-        log.warning("join.refused", node=peer.node, code=refusal.code, reason=refusal.message)
+        log.warning("join.refused", peer=peer.node, code=refusal.code, reason=refusal.message)
         reply = {"v": 1, "error": refusal.code, "message": refusal.message, "remedy": refusal.remedy}
     except StoreUnavailable as reason:
         log.warning("store.unavailable", reason=str(reason))

@@ -157,7 +157,7 @@ class Sessions:
         self._epoch += 1
         tunnel.epoch = self._epoch
         self._tunnels.add(tunnel)
-        log.info("ssh.up", node=tunnel.peer.node, address=tunnel.address, standing=tunnel.peer.standing)
+        log.info("ssh.up", peer=tunnel.peer.node, address=tunnel.address, standing=tunnel.peer.standing)
 
     def left(self, tunnel: Tunnel) -> None:
         """A connection is gone."""
@@ -167,7 +167,7 @@ class Sessions:
             if session.link is tunnel:
                 session.link = session.channel = session.plan = None
             session.reverse = {port: t for port, t in session.reverse.items() if t is not tunnel}
-        log.info("ssh.down", node=tunnel.peer.node, address=tunnel.address)
+        log.info("ssh.down", peer=tunnel.peer.node, address=tunnel.address)
 
     def target(self, tunnel: Tunnel, host: str, port: int) -> Target | None:
         """Where a stream that asks for *host*, *port* goes on this Controller; None: there is no such service."""
@@ -260,7 +260,7 @@ class Sessions:
                         case _:
                             pass
         except FairleadError as refusal:
-            log.warning("link.refused", node=tunnel.peer.node, code=refusal.code, reason=refusal.message)
+            log.warning("link.refused", peer=tunnel.peer.node, code=refusal.code, reason=refusal.message)
         finally:
             session = self._sessions.get(node_id)
             if session is not None and session.link is tunnel:

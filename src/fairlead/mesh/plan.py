@@ -64,7 +64,11 @@ def listeners(plan: Plan, view: View) -> list[Listener]:
     return wanted
 
 
+def names(plan: Plan, view: View) -> list[tuple[str, str]]:
+    """Where this node finds whom: address and name, Controllers first."""
+    return [(view.see(n.internal_address), n.name) for n in sorted(plan.nodes, key=lambda n: (n.role, n.name))]
+
+
 def hosts(plan: Plan, view: View) -> str:
-    """Lines of a hosts file: where this node finds whom."""
-    return "".join(f"{view.see(n.internal_address)}\t{full_name(n.name)} {n.name}\n"
-                   for n in sorted(plan.nodes, key=lambda n: (n.role, n.name)))
+    """The same as lines of a hosts file."""
+    return "".join(f"{address}\t{full_name(name)} {name}\n" for address, name in names(plan, view))

@@ -2,6 +2,7 @@
 
 import ssl
 import time
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID
@@ -36,15 +37,11 @@ def handshake(folder: Path, client: ssl.SSLContext, served: Issued, name: str = 
     ours = client.wrap_bio(back, there, server_hostname=name)
     theirs = server.wrap_bio(there, back, server_side=True)
     for _ in range(10):
-        try:
+        with suppress(ssl.SSLWantReadError):
             ours.do_handshake()
             return ours.getpeercert(binary_form=True) or b""
-        except ssl.SSLWantReadError:
-            pass
-        try:
+        with suppress(ssl.SSLWantReadError):
             theirs.do_handshake()
-        except ssl.SSLWantReadError:
-            pass
     raise AssertionError("the handshake does not end")
 
 
