@@ -54,20 +54,22 @@ class Journal:
             sync_folder(path.parent)
             content = read(file, path)
             end = content.rfind(b"\n") + 1
-            last = decode(content[:end].split(b"\n")[-2]) if end else None
+            last = decode(content[:end].split(b"\n")[-2], f"the last line of {path}") if end else None
             if last and last.node != node:
                 raise broken(f"{path} is the journal of {last.node}, not of {node}")
             journal = cls(file, path, node, clock, end, last)
             if len(content) > end:
                 journal.append(Entry("journal.torn", node, node, {"bytes": len(content) - end}))
-            return journal
         except BaseException:
             os.close(file)
             raise
+        return journal
 
     def close(self) -> None:
-        """Let go of the file."""
-        os.close(self._file)
+        """Let go of the file; once more does nothing."""
+        if self._file >= 0:
+            os.close(self._file)
+        self._file = -1  # the number may be another file's by now
 
     def append(self, entry: Entry) -> AuditRecord:
         """Record *entry*, on the disk when this returns. Raises OperatorError ``FL-DISK``: then nothing is recorded."""
@@ -90,7 +92,8 @@ class Journal:
 
     def records(self) -> Sequence[AuditRecord]:
         """All records, the oldest first. Raises Refused ``FL-AUDIT-BROKEN``, OperatorError ``FL-DISK``."""
-        return [decode(line) for line in read(self._file, self._path)[:self._end].split(b"\n")[:-1]]
+        lines = read(self._file, self._path)[:self._end].split(b"\n")[:-1]
+        return [decode(line, f"line {number} of {self._path}") for number, line in enumerate(lines, 1)]
 
     def verify(self, head: Head | None = None) -> Head:
         """Check the whole chain; where it ends. *head*: an end noted before. Raises Refused ``FL-AUDIT-BROKEN``."""

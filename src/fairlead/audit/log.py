@@ -109,7 +109,7 @@ class AuditLog:
                 for seq in range(max(1, last - limit + 1), last + 1):
                     kept = await self._store.get(record_key(owner, seq))
                     if kept is not None:  # `verify` is what complains of a gap
-                        found.append(decode(kept.value))
+                        found.append(decode(kept.value, f"record {seq} of {owner}"))
         return sorted(found, key=lambda r: (r.time, r.node, r.seq))[max(0, len(found) - limit):]
 
     async def verify(self) -> Mapping[str, Head]:
@@ -123,10 +123,10 @@ class AuditLog:
             if kept.key.startswith(HEADS):
                 heads[kept.key.removeprefix(HEADS)] = decode_head(kept.value)
             elif kept.key.startswith(RECORDS):
-                record = decode(kept.value)
-                owner = kept.key.removeprefix(RECORDS).rpartition("/")[0]
+                owner, _, number = kept.key.removeprefix(RECORDS).rpartition("/")
+                record = decode(kept.value, f"record {number.lstrip('0')} of {owner}")
                 if kept.key != record_key(owner, record.seq):
-                    raise broken(f"record {record.seq} of {owner} is not in its place")
+                    raise broken(f"record {number.lstrip('0')} of {owner} is not in its place: {record.seq} is there")
                 chains.setdefault(owner, []).append(record)
         for node in sorted(heads.keys() | chains.keys()):
             verify(chains.get(node, []), heads.get(node, GENESIS), node)

@@ -82,8 +82,11 @@ def chain(previous: AuditRecord | Head | None, entry: Entry, node: str, time: in
                        bounded(entry.by), details, head.hash)
 
 
-def decode(line: bytes) -> AuditRecord:
-    """The record of a line. Raises Refused ``FL-AUDIT-BROKEN`` for whatever `AuditRecord.encoded` does not write."""
+def decode(line: bytes, place: str) -> AuditRecord:
+    """The record of a line, found at *place*.
+
+    Raises Refused ``FL-AUDIT-BROKEN``, which names the place, for whatever `AuditRecord.encoded` does not write.
+    """
     try:
         record = AuditRecord(**json.loads(line))
         texts = (record.node, record.event, record.subject, record.by, record.previous)
@@ -92,7 +95,7 @@ def decode(line: bytes) -> AuditRecord:
                 or not {type(value) for value in record.details.values()} <= {str, int}):
             raise ValueError("not in canonical form")
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise broken(f"a record does not read as one: {printable(str(error), 100)}") from error
+        raise broken(f"{place} does not read as a record: {printable(str(error), 100)}") from error
     return record
 
 

@@ -18,8 +18,7 @@ from fairlead.base.clock import SystemClock
 from fairlead.base.errors import FairleadError, OperatorError
 from fairlead.base.version import installed
 from fairlead.cli import output
-from fairlead.cli.options import State, folder, read
-from fairlead.client.control import ControlClient
+from fairlead.cli.options import State, control, folder, read
 
 AVICNTRL, AUTHTOKEN, CLUSTER = "AVICNTRL", "AVICNTRL_AUTHTOKEN", "AVICNTRL_CLUSTERUUID"
 STOP_S = 10.0
@@ -219,7 +218,7 @@ def _name(state: Path) -> str:
 
 def _refuse_running(state: Path) -> None:
     try:
-        ControlClient(state).get("/api/version")
+        control(state).get("/api/version")
     except OperatorError as error:
         if error.code == "FL-DAEMON-DOWN":
             return
@@ -231,9 +230,9 @@ def _stop(state: Path) -> None:
     """End the daemon in *state*, if one runs, and wait until it has. Raises OperatorError FL-RUNNING."""
     end = time.monotonic() + STOP_S
     try:
-        ControlClient(state).post("/api/stop")
+        control(state).post("/api/stop")
         while time.monotonic() < end:
-            ControlClient(state).get("/api/version")
+            control(state).get("/api/version")
             time.sleep(0.05)
     except OperatorError as error:
         if error.code == "FL-DAEMON-DOWN":

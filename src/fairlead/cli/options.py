@@ -1,12 +1,14 @@
 """Options that many commands share."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fairlead.base.errors import OperatorError
-from fairlead.client.control import ControlClient
+
+if TYPE_CHECKING:
+    from fairlead.client.control import ControlClient
 
 STATE_VARIABLE = "FAIRLEAD_STATE"
 DEFAULT_STATE = Path("/var/lib/fairlead")
@@ -24,9 +26,15 @@ def folder(context: typer.Context, state: Path | None) -> Path:
     return (root if isinstance(root, Path) else DEFAULT_STATE).absolute()
 
 
-def client(context: typer.Context, state: Path | None) -> ControlClient:
+def client(context: typer.Context, state: Path | None) -> "ControlClient":
     """The client of the daemon in that folder."""
-    return ControlClient(folder(context, state))
+    return control(folder(context, state))
+
+
+def control(state: Path) -> "ControlClient":
+    """The client of the daemon in *state*; imported only by commands that talk to one."""
+    from fairlead.client.control import ControlClient
+    return ControlClient(state)
 
 
 def read(path: str, what: str, most: int) -> bytes:

@@ -296,7 +296,7 @@ class Database:
             self._sql.execute("COMMIT")
         except BaseException:
             if self._sql.in_transaction:  # some failures have rolled it back already
-                self._sql.execute("ROLLBACK")
+                self._sql.execute("COMMIT")
             raise
 
     def _settle(self, *, mark: bool = False) -> Sequence[str]:

@@ -11,6 +11,7 @@ Rules, and the attack each stops:
 """
 
 import asyncio
+import os
 from collections.abc import Collection
 from typing import Any
 
@@ -89,7 +90,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return "no answer in time"
     if isinstance(error, OSError):
-        return error.strerror or str(error)
+        return os.strerror(error.errno) if (error.errno or 0) > 0 else printable(error.strerror or str(error), 300)
     return printable(getattr(error, "reason", "") or str(error) or type(error).__name__, 300)
 
 

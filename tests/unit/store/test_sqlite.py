@@ -56,6 +56,13 @@ def refused(path: Path) -> str:
     return caught.value.code
 
 
+def refused_untouched(path: Path) -> str:
+    content = path.read_bytes()
+    code = refused(path)
+    assert path.read_bytes() == content
+    return code
+
+
 # --- the file
 
 
@@ -84,6 +91,7 @@ async def test_a_file_open_to_others_is_refused(store: SQLiteStore, path: Path, 
 
 async def test_writes_reach_the_disk_before_they_are_answered(store: SQLiteStore) -> None:
     sql = store._database._sql
+
     def ask(setting: str) -> object:
         return sql.execute(f"PRAGMA {setting}").fetchone()[0]
     settings = [store._thread.submit(ask, s).result() for s in ("journal_mode", "synchronous", "locking_mode")]
@@ -94,17 +102,14 @@ async def test_writes_reach_the_disk_before_they_are_answered(store: SQLiteStore
 def test_a_file_that_is_no_database_is_foreign_and_left_alone(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     path.chmod(0o600)
-    assert refused(path) == "FL-STORE-FOREIGN"
-    assert path.read_bytes() == content
+    assert refused_untouched(path) == "FL-STORE-FOREIGN"
 
 
 def test_somebody_elses_database_is_foreign_and_left_alone(path: Path) -> None:
     with contextlib.closing(sqlite3.connect(path)) as sql:
         sql.executescript("CREATE TABLE theirs (a)")
     path.chmod(0o600)
-    content = path.read_bytes()
-    assert refused(path) == "FL-STORE-FOREIGN"
-    assert path.read_bytes() == content
+    assert refused_untouched(path) == "FL-STORE-FOREIGN"
 
 
 def test_a_folder_or_a_link_in_its_place_is_foreign(path: Path, tmp_path: Path) -> None:
@@ -124,9 +129,7 @@ async def test_a_newer_store_is_refused_and_left_alone(store: SQLiteStore, path:
     await store.close()
     with contextlib.closing(sqlite3.connect(path)) as sql:
         sql.execute(f"PRAGMA user_version = {VERSION + 1}")
-    content = path.read_bytes()
-    assert refused(path) == "FL-STORE-NEWER"
-    assert path.read_bytes() == content
+    assert refused_untouched(path) == "FL-STORE-NEWER"
 
 
 async def test_a_damaged_store_is_refused(store: SQLiteStore, path: Path) -> None:
@@ -198,15 +201,20 @@ asyncio.run(main())
 """
 
 
+def write_until_killed(path: Path, enough: int) -> int:
+    """The last number that the writer was answered for, having got to *enough* at least."""
+    with subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout is not None
+        for line in writer.stdout:
+            if int(line) == enough:
+                writer.kill()
+                break
+        return int((writer.stdout.read().split() or [str(enough)])[-1])
+
+
 async def test_kill_9_loses_no_answered_write_and_halves_none(path: Path, clock: ManualClock) -> None:
     for round_number in range(1, 4):
-        with subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True) as writer:
-            assert writer.stdout is not None
-            for line in writer.stdout:
-                if int(line) == 200 * round_number:
-                    break
-            writer.kill()
-            answered = int((writer.stdout.read().split() or [line])[-1])
+        answered = write_until_killed(path, 150 * round_number)
         store = SQLiteStore.open(path, clock)
         a, b = await store.list("a/"), await store.list("b/")
         await store.close()

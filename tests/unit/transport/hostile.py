@@ -35,12 +35,25 @@ class Hostile(asyncssh.SSHClientConnection):
 
     strict = True
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(self, loop: asyncio.AbstractEventLoop, options: asyncssh.SSHClientConnectionOptions) -> None:
+        super().__init__(loop, options, error_handler=self._ended)
+        self.ready: asyncio.Future[None] = loop.create_future()
+        self.end: Exception | None = None
         self.answers: asyncio.Queue[tuple[int, bytes]] = asyncio.Queue()
 
     def _get_extra_kex_algs(self) -> list[bytes]:
         return super()._get_extra_kex_algs() if self.strict else [b"ext-info-c"]
+
+    def _ended(self, _: Any, error: Exception | None) -> None:
+        self.end = error
+        if not self.ready.done():
+            self.ready.set_exception(error or ConnectionError())
+
+    def send_service_request(self, service: bytes) -> None:
+        if not self.ready.done():
+            self.ready.set_result(None)  # asyncssh would go on to log in by itself
+        else:
+            super().send_service_request(service)
 
     def try_next_auth(self, *, next_method: bool = False) -> None:
         self._auth = _Answers(self)  # type: ignore[assignment]
@@ -122,11 +135,10 @@ async def hostile(port: int, kind: type[Hostile] = Hostile, **algorithms: Any) -
     options = asyncssh.SSHClientConnectionOptions(
         config=None, known_hosts=None, username="nobody", client_keys=None, agent_path=None, gss_host=None,
         x509_trusted_certs=None, **algorithms)
-    options.waiter = loop.create_future()
-    _, connection = await loop.create_connection(lambda: kind(loop, options, wait="kex"), "127.0.0.1", port)
+    _, connection = await loop.create_connection(lambda: kind(loop, options), "127.0.0.1", port)
     try:
         async with asyncio.timeout(10):
-            await options.waiter
+            await connection.ready
         yield connection
     finally:
         connection.abort()
