@@ -255,12 +255,13 @@ class _Controller:
                 await self.store.sweep()
                 await enrolment.expire_due()
                 if ticks % FLUSH_TICKS == 0:
+                    await enrolment.tidy()
                     for entry in refusals.flush(await self.store.now()):
                         await audit.append_with([], [], [entry])
                 problems.pop("store", None)
             except StoreUnavailable as reason:
                 log.warning("store.unavailable", reason=str(reason))
-                problems["store"] = f"the store does not answer: {reason} [FL-STORE]"
+                problems["store"] = reason.line()
             if self.store.time_step != step:
                 step = self.store.time_step
                 log.warning("clock.step", code="FL-TIME-STEP", back_s=step / SECOND)
@@ -280,5 +281,5 @@ class _Controller:
         log.info("reload.done")
 
     async def _announce(self, registry: Registry) -> None:
-        with contextlib.suppress(FairleadError, StoreUnavailable):
+        with contextlib.suppress(FairleadError):
             await registry.announce(self.trust.node_id, self.settings.endpoint, self.trust.node)

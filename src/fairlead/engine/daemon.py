@@ -107,6 +107,7 @@ class Engine:
     """Store time minus this machine's clock, microseconds."""
     _asked: float = float("-inf")
     _applying: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _offering: asyncio.Lock = field(default_factory=asyncio.Lock)
     _work: set[asyncio.Task[Any]] = field(default_factory=set)
     _plan_problem: str = ""
     _reverses: dict[Tunnel, set[int]] = field(default_factory=dict)
@@ -215,9 +216,12 @@ class Engine:
 
     async def _offer(self, tunnel: Tunnel) -> None:
         """Make the reverse listeners on *tunnel* those of the plan."""
-        plan, offered = self.plan, self._reverses.get(tunnel)
-        if plan is None or offered is None:
-            return
+        async with self._offering:
+            plan, offered = self.plan, self._reverses.get(tunnel)
+            if plan is not None and offered is not None:
+                await self._offer_of(plan, tunnel, offered)
+
+    async def _offer_of(self, plan: Plan, tunnel: Tunnel, offered: set[int]) -> None:
         wanted = {serve.port for serve in plan.serve}
         for port in offered - wanted:
             offered.discard(port)

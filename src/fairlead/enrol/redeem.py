@@ -437,7 +437,7 @@ class Enrolment:
                 continue
 
     async def expire_due(self) -> None:
-        """Expire what is past its deadline, and forget what ended long ago. Called each second."""
+        """Expire what is past its deadline. Called each second."""
         now = await self._store.now()
         for token_id in [t for t, deadline in self._deadlines.items() if deadline <= now]:
             stored = await self._store.get(TOKENS + token_id)
@@ -446,6 +446,10 @@ class Enrolment:
                 self._deadlines.pop(token_id, None)
                 continue
             await self._end(stored, token, "expired", _expiry_event(token), "clock")
+
+    async def tidy(self) -> None:
+        """Forget tokens that ended long ago, and anchors that no living token names. Called each minute."""
+        now = await self._store.now()
         for token_id in [t for t, issued in self._ended.items() if issued + KEEP_TERMINAL <= now]:
             stored = await self._store.get(TOKENS + token_id)
             if stored is not None:

@@ -31,12 +31,12 @@ async def answer(enrolment: Committing, peer: Peer, channel: Channel) -> None:
         revision = await enrolment.commit(peer.fingerprint, message)
         reply = {"v": 1, "result": "committed", "trust_revision": revision}
         log.info("join.committed", peer=peer.node)
-    except FairleadError as refusal:
-        log.warning("join.refused", peer=peer.node, code=refusal.code, reason=refusal.message)
-        reply = {"v": 1, "error": refusal.code, "message": refusal.message, "remedy": refusal.remedy}
     except StoreUnavailable as reason:
         log.warning("store.unavailable", reason=str(reason))
         reply = {"v": 1, "error": "FL-JOIN-UNAVAILABLE", "message": "the store did not answer"}
+    except FairleadError as refusal:
+        log.warning("join.refused", peer=peer.node, code=refusal.code, reason=refusal.message)
+        reply = {"v": 1, "error": refusal.code, "message": refusal.message, "remedy": refusal.remedy}
     await channel.send(frames.encode(reply))
     channel.close()
 

@@ -157,10 +157,10 @@ class Portal:
             http.check_fresh(signed.created, now, self._started)
             self._replay.insert(signed.keyid, signed.nonce, node.role if node else "engine", now)
             status, answer = 200, await self._act(body, entry, node, now)
-        except FairleadError as refusal:
-            status, answer = _status(refusal.code), _error(refusal.code, refusal.message, refusal.remedy)
         except StoreUnavailable:
             status, answer = 503, _error("FL-JOIN-UNAVAILABLE", "the store does not answer", "try again")
+        except FairleadError as refusal:
+            status, answer = _status(refusal.code), _error(refusal.code, refusal.message, refusal.remedy)
         signature = http.sign_response(status, answer, "application/json", request=request, key=self._host_key,
                                        created=await self._now() // SECOND)
         await _answer(send, status, answer, signature)

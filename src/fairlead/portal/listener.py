@@ -374,13 +374,14 @@ class _Connection(H11Protocol):
 
     async def _answer(self, scope: Message, receive: Receive, send: Send) -> None:
         scope["extensions"] = {"fairlead": self._origin}
+        cycle = self.cycle  # a handler that goes on after its answer must not touch the next request's
         limit, taken, started, refused = self._limits.body_bytes, 0, False, False
 
         async def answer(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                keep = self._limits.keep_alive and self.cycle.keep_alive
+                keep = self._limits.keep_alive and cycle.keep_alive
                 message = {**message, "headers": [*message.get("headers", ()), *(() if keep else (_CLOSE,))]}
             if not refused:
                 await send(message)
@@ -388,7 +389,8 @@ class _Connection(H11Protocol):
         async def refuse(status: int, text: str, code: str) -> None:
             nonlocal refused
             if started:
-                self.cut()
+                if not cycle.response_complete:
+                    self.cut()
             else:
                 body = _error(text, code)
                 await send({"type": "http.response.start", "status": status, "headers": [*_headers(body), _CLOSE]})
@@ -411,10 +413,10 @@ class _Connection(H11Protocol):
             return
         try:
             await self._listener.app(scope, bounded, answer)
-            if not started and not refused and not self.cycle.disconnected:
+            if not started and not refused and not cycle.disconnected:
                 raise RuntimeError("the application did not answer")
         except Exception as error:
-            if refused or self.cycle.disconnected:
+            if refused or cycle.disconnected:
                 return  # what a handler makes of a peer that has gone
             self._listener.log.exception("request.failed", path=scope["path"], error=type(error).__name__)
             await refuse(500, "the request failed by a fault of ours", "FL-INTERNAL")

@@ -12,6 +12,8 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from fairlead.base.errors import OperatorError
+
 MARK = "clock/mark"
 MOST_OPERATIONS = 128
 """Compares or operations in one transaction (etcd's limit)."""
@@ -118,8 +120,12 @@ class Compacted(Exception):
     """A watch asked for changes that the store no longer has: list again, then watch from that revision."""
 
 
-class StoreUnavailable(Exception):
+class StoreUnavailable(OperatorError):
     """The store did not answer; whether a transaction happened is not known."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("FL-STORE", f"the store did not answer: {reason}",
+                         "see that its disk has room and is in order, then try again")
 
 
 class Store(Protocol):

@@ -166,7 +166,7 @@ class SQLiteStore:
         self._watchers.add(watcher)
         try:
             while True:
-                watcher.woken.clear()  # before reading: what comes during it wakes us again
+                pass  # before reading: what comes during it wakes us again
                 batches, reached = await self._run(self._database.changes, prefix, after)
                 for batch in batches:
                     yield batch
@@ -296,7 +296,7 @@ class Database:
             self._sql.execute("COMMIT")
         except BaseException:
             if self._sql.in_transaction:  # some failures have rolled it back already
-                self._sql.execute("COMMIT")
+                self._sql.execute("ROLLBACK")
             raise
 
     def _settle(self, *, mark: bool = False) -> Sequence[str]:

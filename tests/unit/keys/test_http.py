@@ -94,6 +94,18 @@ def test_changed_responses_are_refused() -> None:
 def test_another_key_is_refused_even_where_it_signed_well() -> None:
     assert code(http.verify_request, REQUEST, OTHER.public) == "FL-SIG-BAD"
     assert code(http.verify_response, RESPONSE, REQUEST, OTHER.public) == "FL-SIG-BAD"
+    headers = http.sign_response(200, b"{}", "application/json", request=REQUEST, key=OTHER, created=CREATED)
+    others = Response(200, tuple(headers.items()), b"{}")
+    assert code(http.verify_response, others, REQUEST, HOST.public) == "FL-SIG-BAD"
+
+
+def test_a_message_is_only_verified_under_the_key_that_it_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fairlead.keys.ssh.PublicKey.fingerprint", OTHER.public.fingerprint)
+    lying = sign()  # signed by USER, naming OTHER
+    monkeypatch.undo()
+    assert http.read_request(lying).keyid == OTHER.public.fingerprint
+    for key in (USER, OTHER):
+        assert code(http.verify_request, lying, key.public) == "FL-SIG-BAD"
 
 
 @pytest.mark.parametrize("request_", [
@@ -161,7 +173,10 @@ def test_freshness_is_by_the_time_handed_in() -> None:
     now, start = CREATED * SECOND, (CREATED - 1000) * SECOND
     http.check_fresh(CREATED, now + 60 * SECOND, start)
     http.check_fresh(CREATED, now - 10 * SECOND, start)
-    http.verify_request(REQUEST, USER.public)  # years from now by this machine's clock, or ago: no matter
+    for far in (1, 4_102_444_800):  # 1970 and 2100 by this machine's clock: no matter
+        headers = http.sign_request("GET", REQUEST.url, b"", "text/plain", key=USER, to="c/n", created=far,
+                                    nonce=bytes(16))
+        http.verify_request(Request("GET", REQUEST.url, tuple(headers.items()), b""), USER.public)
     for at, started in ((now + 60 * SECOND + 1, start), (now - 10 * SECOND - 1, start),
                         (now, now), (now + SECOND, now + SECOND - 1)):
         assert code(http.check_fresh, CREATED, at, started) == "FL-SIG-STALE"
