@@ -26,7 +26,7 @@ from fairlead.base.clock import SECOND, Clock
 from fairlead.base.errors import FairleadError, OperatorError
 from fairlead.base.service import notify, on_signals
 from fairlead.controller import secrets
-from fairlead.controller.initialise import STORE
+from fairlead.controller.initialise import MIN_VERSION, STORE
 from fairlead.controller.operations import Operations
 from fairlead.controller.settings import ControllerSettings
 from fairlead.enrol.anchor import Anchor, AnchorController
@@ -141,6 +141,7 @@ class _Controller:
         api = await secrets.open_certified(store, cluster_key, secrets.CERTIFICATES + secrets.API)
         presented = Presented(server_identity(channel.certificate_pem, channel.key_pem))
         generation = await self._generation()
+        await self._check_join_version()
 
         directory = Directory(store)
         await directory.load()
@@ -220,6 +221,13 @@ class _Controller:
         if record is None:
             raise OperatorError("FL-STATE-DAMAGED", "the store has no generation", "restore the state folder")
         return record.value.hex()
+
+    async def _check_join_version(self) -> None:
+        """A cluster that has left a version of the join protocol behind never goes back to it."""
+        record = await self.store.get(MIN_VERSION)
+        if record is not None and int(record.value) > JOIN_VERSION:
+            raise OperatorError("FL-JOIN-VERSION", f"this fairlead speaks version {JOIN_VERSION} of the join protocol, "
+                                f"the cluster needs {int(record.value)}", "upgrade fairlead on this machine")
 
     async def _follow_plan(self, directory: Directory, operations: Operations, listeners: Listeners,
                            problems: dict[str, str]) -> None:

@@ -28,6 +28,7 @@ from fairlead.base.clock import DAY, MINUTE, SECOND, rfc3339
 from fairlead.base.errors import Refused
 from fairlead.enrol import state as states
 from fairlead.enrol.anchor import Anchor
+from fairlead.enrol.anchor import decode as decode_anchor
 from fairlead.enrol.bundle import Bundle, Role
 from fairlead.enrol.bundle import issue as make_bundle
 from fairlead.enrol.exchange import (
@@ -269,6 +270,7 @@ class Enrolment:
                           "somebody, or a proxy that terminates TLS, is in between; connect to the portal directly")
         if claim.anchor_hash.hex() != token.anchor_hash:
             raise Refused("FL-JOIN-ANCHOR", "the bundle's anchor is not the token's", "import the bundle as exported")
+        await self._check_in_anchor(claim.anchor_hash)
         if claim.role != token.role:
             raise Refused("FL-JOIN-ROLE", f"this bundle is for the role {token.role}, not {claim.role}",
                           f"export one with --role {claim.role}")
@@ -301,6 +303,13 @@ class Enrolment:
                 raise states.conflict(token.used_by, rfc3339(token.used_at))
             case _:
                 raise states.used(token.used_by, rfc3339(token.used_at))
+
+    async def _check_in_anchor(self, digest: bytes) -> None:
+        """A Controller that the bundle does not name answers nothing: its signature would not be believed."""
+        stored = await self.anchor(digest)
+        me = self._office.host_key.public
+        if stored is None or me not in decode_anchor(stored, digest).host_keys(self._office.name):
+            raise StoreUnavailable("the bundle does not name this Controller")
 
     async def _reserve(self, stored: Record, token: TokenRecord, claim: Claim, now: int, source: str) -> Core | None:
         compare: list[Compare] = [

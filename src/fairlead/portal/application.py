@@ -9,7 +9,9 @@ Rules, and the attack each stops:
 Seed: *8443 (system portal specifically dedicated for secure key exchange)*. Join protocol, sections 5 and 11.
 """
 
+import asyncio
 import json
+import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Protocol
 from uuid import UUID
@@ -24,6 +26,7 @@ from fairlead.keys.replay import ReplayCache
 from fairlead.keys.ssh import PrivateKey, PublicKey
 from fairlead.nodes.node import Endpoint, Node
 from fairlead.nodes.records import KeyEntry
+from fairlead.portal.limits import Patience
 from fairlead.store.protocol import StoreUnavailable
 
 ANCHOR_PATH = PATH + "/anchor/"
@@ -93,6 +96,7 @@ class Portal:
         self._started = started
         self._presented = presented
         self._now = now
+        self._patience = Patience()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -131,9 +135,12 @@ class Portal:
             await self._signed(scope, headers.get("host", ""), body, send)
         else:
             try:
+                await asyncio.sleep(self._patience.wait(source, time.monotonic()))
                 await _answer(send, 200, await self._enrolment.exchange(Submission.parse(body), source,
                                                                         self._presented))
             except Refused as refusal:
+                if refusal.code == "FL-JOIN-REFUSED":
+                    self._patience.failed(source, time.monotonic())
                 log.info("join.refused", code=refusal.code, source=source)
                 await _refuse(send, refusal)
             except StoreUnavailable as reason:

@@ -119,7 +119,6 @@ class SQLiteStore:
         with contextlib.suppress(RuntimeError):  # closed before
             closed = self._thread.submit(self._database.close)
             self._thread.shutdown(wait=False)  # at once, so that nothing queues up behind a closed connection
-            self._wake(tuple(self._watchers))
             await asyncio.wrap_future(closed)
 
     @property
@@ -166,7 +165,7 @@ class SQLiteStore:
         self._watchers.add(watcher)
         try:
             while True:
-                pass  # before reading: what comes during it wakes us again
+                watcher.woken.clear()  # before reading: what comes during it wakes us again
                 batches, reached = await self._run(self._database.changes, prefix, after)
                 for batch in batches:
                     yield batch
