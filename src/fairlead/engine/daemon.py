@@ -129,7 +129,8 @@ class Engine:
         """Follow the plan until stopped."""
         self.plan = self._stored_plan()
         async with asyncio.TaskGroup() as group:
-            repair = group.create_task(self.listeners.repair(), name="repair")
+            background = [group.create_task(self.listeners.repair(), name="repair"),
+                          group.create_task(self.supervisor.watch(), name="links")]
             on_signals(self._stop, self._reload)
             if self.plan is not None:
                 await self._apply(self.plan)
@@ -143,7 +144,8 @@ class Engine:
             await self.supervisor.close()
             for task in list(self._work):
                 task.cancel()
-            repair.cancel()
+            for task in background:
+                task.cancel()
 
     @property
     def problems(self) -> list[str]:

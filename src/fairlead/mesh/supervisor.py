@@ -53,6 +53,15 @@ class Supervisor:
         self._opened = opened
         self._failed = failed
         self._routes: dict[str, _Route] = {}
+        self._crashes: asyncio.Queue[BaseException] = asyncio.Queue()
+
+    async def watch(self) -> None:
+        """Raise what ended a connection's keeper: a bug ends the daemon, it does not leave it deaf."""
+        raise await self._crashes.get()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._crashes.put_nowait(error)
 
     def want(self, controllers: Sequence[PlanController]) -> None:
         """Keep connections to exactly these Controllers."""
@@ -64,6 +73,7 @@ class Supervisor:
             if route is None:
                 route = self._routes[name] = _Route(controller)
                 route.task = asyncio.get_running_loop().create_task(self._keep(route), name=f"link to {name}")
+                route.task.add_done_callback(self._ended)
             elif route.controller != controller:
                 moved = route.controller.host_key != controller.host_key
                 route.controller = controller
@@ -113,8 +123,7 @@ class Supervisor:
             self._drop(route, "shutting down")
         for route in routes:
             if route.task is not None:
-                with contextlib.suppress(asyncio.CancelledError):
-                    await route.task
+                await asyncio.wait([route.task])
 
     def _drop(self, route: _Route, reason: str) -> None:
         if route.task is not None:

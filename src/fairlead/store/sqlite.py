@@ -119,6 +119,7 @@ class SQLiteStore:
         with contextlib.suppress(RuntimeError):  # closed before
             closed = self._thread.submit(self._database.close)
             self._thread.shutdown(wait=False)  # at once, so that nothing queues up behind a closed connection
+            self._wake(tuple(self._watchers))
             await asyncio.wrap_future(closed)
 
     @property

@@ -90,7 +90,9 @@ def _reason(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return "no answer in time"
     if isinstance(error, OSError):
-        return os.strerror(error.errno) if (error.errno or 0) > 0 else printable(error.strerror or str(error), 300)
+        if error.errno and error.errno > 0:  # a resolver's are below, and asyncio's own texts name the socket only
+            return os.strerror(error.errno)
+        return printable(error.strerror or str(error), 300)
     return printable(getattr(error, "reason", "") or str(error) or type(error).__name__, 300)
 
 
