@@ -133,8 +133,9 @@ async def measure(engines: int) -> dict[str, float]:
         finally:
             daemon.terminate()
             daemon.wait(10)
-    return {"engines": engines, "controller_kib": alone, "half_kib": readings[0], "all_kib": readings[1],
-            "per_engine_kib": (readings[1] - readings[0]) / (engines - engines // 2), "joins_per_s": engines / joining_s}
+    half, full = readings
+    return {"engines": engines, "controller_kib": alone, "half_kib": half, "all_kib": full,
+            "per_engine_kib": (full - half) / (engines - engines // 2), "joins_per_s": engines / joining_s}
 
 
 async def until_ready(control: Path) -> None:
