@@ -16,7 +16,9 @@ LEVELS = ("debug", "info", "warning", "error")
 def start(node: str, level: str = "info", *, terminal: bool | None = None) -> None:
     """Send everything to standard error from now on. *node* stands in every record."""
     shown = sys.stderr.isatty() if terminal is None else terminal
-    render: Any = structlog.dev.ConsoleRenderer(colors=shown) if shown else structlog.processors.JSONRenderer()
+    # plain tracebacks: the pretty ones print local variables, and a secret may be one
+    render: list[Any] = [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)] if shown \
+        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -24,13 +26,12 @@ def start(node: str, level: str = "info", *, terminal: bool | None = None) -> No
         _named(node),
     ]
     structlog.configure(
-        processors=[*shared, structlog.processors.format_exc_info, render],
+        processors=[*shared, *render],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr), cache_logger_on_first_use=False)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(
-        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                    structlog.processors.format_exc_info, render], foreign_pre_chain=shared))
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render], foreign_pre_chain=shared))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)

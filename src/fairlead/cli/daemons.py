@@ -131,8 +131,8 @@ def engine_join(
             made = await joiner.find(*_environment())
         else:
             made = joiner.unseal(data) if bundles.is_sealed(data) else bundles.decode(data)
-        trust = await joiner.join(made, lambda: _forget(bundle, keep=keep_bundle))
-        configuration.save(where, settings)
+        trust = await joiner.join(made, lambda: _forget(bundle, keep=keep_bundle),
+                                  lambda: configuration.save(where, settings))
         return f"{trust.node} has joined the cluster {trust.cluster_uuid} as {trust.internal_address}"
 
     output.say(_finish(join()))

@@ -73,6 +73,7 @@ async def run(state: Path, version: str, clock: Clock) -> None:
             await engine.run()
         finally:
             await listener.close(0.5)
+            journal.close()
     finally:
         control.close()
         files.remove(state / SOCKET)
@@ -181,7 +182,7 @@ class Engine:
             self.standing = "removed"
             with contextlib.suppress(FairleadError):
                 self.trust.but(removed=True).save(self.state)
-                self.journal.append(Entry("node.removed", self.trust.node, "controller", {}))
+            self._record("node.removed")
             log.warning("node.removed", code="FL-NODE-REMOVED")
             self._stop.set()
 
@@ -189,6 +190,7 @@ class Engine:
         """Wait for an operator."""
         if self.standing != "frozen":
             self.standing = "frozen"
+            self._record("node.frozen")
             log.warning("node.frozen", code="FL-NODE-FROZEN", fingerprint=self.host_key.public.fingerprint)
 
     def heard(self, server_time: int) -> None:
@@ -291,6 +293,7 @@ class Engine:
             self.trust = self.trust.but(controllers=[c.model_dump() for c in fresh])
             with contextlib.suppress(FairleadError):
                 self.trust.save(self.state)
+            self._record("trust.read", controllers=", ".join(f"{c.name} at {c.address}" for c in fresh))
             self.plan = None if self.plan is None else self.plan.model_copy(update={"controllers": _plan_of(fresh)})
             self.supervisor.want(self._controllers())
 
@@ -302,6 +305,7 @@ class Engine:
         if fresh and fresh != self.trust.controllers:
             self.trust = self.trust.but(controllers=[c.model_dump() for c in fresh])
             self.trust.save(self.state)
+            self._record("trust.planned", controllers=", ".join(f"{c.name} at {c.address}" for c in fresh))
 
     def _controllers(self) -> list[PlanController]:
         if self.plan is not None and self.plan.controllers:
@@ -326,6 +330,11 @@ class Engine:
             return
         self.supervisor.want(self._controllers())
         log.info("reload.done")
+
+    def _record(self, event: str, **details: str) -> None:
+        """Put what changed this node's trust on its own record; a full disk does not stop it."""
+        with contextlib.suppress(FairleadError):
+            self.journal.append(Entry(event, self.trust.node, "controller", details))
 
     def _later(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -103,8 +103,11 @@ class Joiner:
         self._save(pending)
         return self._request_of(pending)
 
-    async def join(self, bundle: Bundle, forget: Callable[[], None]) -> Trust:
-        """Exchange keys, commit, and write the node's trust. *forget* deletes the bundle, once it is spent.
+    async def join(self, bundle: Bundle, forget: Callable[[], None], settle: Callable[[], None] = lambda: None) -> Trust:
+        """Exchange keys, commit, and write the node's trust.
+
+        *forget* deletes the bundle, once it is spent. *settle* writes what else the node needs, once it is committed
+        and before its trust says so: a crash in between is a join that is repeated.
 
         Raises FairleadError: what happened, why, what to do.
         """
@@ -127,6 +130,7 @@ class Joiner:
                 self._wipe()
                 forget()
             raise
+        settle()
         self._settle(trust, pending)
         forget()
         return trust

@@ -86,6 +86,9 @@ class Registry:
             if node.role == "controller":
                 raise Refused("FL-NODE-CONTROLLER", f"{name} is a Controller and the only one",
                               "`fairlead controller destroy` on that machine ends the cluster")
+            if node.state == "joining":
+                raise Refused("FL-NODE-STATE", f"{name} is still joining",
+                              f"`fairlead token revoke {node.token_id}` ends that")
             now = await self._store.now()
             compare: list[Compare] = [Unchanged(stored.key, stored.revision)]
             then: list[Operation] = [Delete(stored.key),
