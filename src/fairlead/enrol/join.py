@@ -103,7 +103,8 @@ class Joiner:
         self._save(pending)
         return self._request_of(pending)
 
-    async def join(self, bundle: Bundle, forget: Callable[[], None], settle: Callable[[], None] = lambda: None) -> Trust:
+    async def join(self, bundle: Bundle, forget: Callable[[], None],
+                   settle: Callable[[], None] = lambda: None) -> Trust:
         """Exchange keys, commit, and write the node's trust.
 
         *forget* deletes the bundle, once it is spent. *settle* writes what else the node needs, once it is committed
