@@ -326,6 +326,8 @@ async def test_a_watch_from_before_the_history_is_told_so(backend: Backend) -> N
 async def test_a_watch_that_keeps_up_is_not_overtaken_by_the_end_of_history(backend: Backend) -> None:
     async with watching(backend.store, "quiet/", 0) as watch:
         waiting = asyncio.create_task(take(watch, 1))
+        for _ in range(5):
+            await backend.store.get("a")  # by now the watch has found nothing and waits
         await backend.forget()
         await backend.forget()
         revision = await put(backend.store, "quiet/a")

@@ -152,6 +152,16 @@ async def test_two_records_that_changed_places_show(store: SQLiteStore) -> None:
         await log.verify()
 
 
+async def test_a_record_that_is_kept_where_nobody_looks_shows(store: SQLiteStore) -> None:
+    log = AuditLog(store, "ctl-1")
+    await log.append(*[ENTRY] * 5)
+    last = await store.get(record_key("ctl-1", 5))
+    assert last is not None
+    await store.transact([], [Delete(last.key), Put("audit/ctl-1/5", last.value)])
+    with pytest.raises(Refused, match="record 5 of ctl-1"):
+        await log.verify()
+
+
 async def test_what_is_appended_during_verification_does_not_disturb_it(store: SQLiteStore) -> None:
     log = AuditLog(store, "ctl-1")
 

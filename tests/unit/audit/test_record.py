@@ -76,6 +76,13 @@ def test_what_was_done_to_a_chain_shows_and_where(tamper: Callable[[list[AuditRe
     assert caught.value.code == "FL-AUDIT-BROKEN"
 
 
+def test_a_gap_in_the_numbers_shows_even_if_every_hash_and_the_head_were_made_anew() -> None:
+    records = made(5)
+    gapped = rechained([*records[:2], *records[3:]])
+    with pytest.raises(Refused, match="record 3 of ctl-1"):
+        verify(gapped, gapped[-1].head())
+
+
 LINE = chain(None, Entry("e", "s", "b", {"n": 1}), "n", 5).encoded()
 
 

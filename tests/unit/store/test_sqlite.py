@@ -7,14 +7,15 @@ import sqlite3
 import stat
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from fairlead.base.clock import HOUR, SECOND
 from fairlead.base.errors import OperatorError
-from fairlead.store.protocol import MARK, Below, Exists, Put, StoreUnavailable, mark_value
+from fairlead.store.protocol import MARK, Below, Event, Exists, Put, StoreUnavailable, mark_value
 from fairlead.store.sqlite import APPLICATION, VERSION, SQLiteStore
 
 START = 1_767_225_600 * SECOND
@@ -257,6 +258,42 @@ async def test_a_full_disk_undoes_the_whole_transaction_and_reading_goes_on(smal
     store = SQLiteStore.open(small_disk / "store.db", clock)
     assert len((await store.list("")).records) == 2 * pairs
     await store.close()
+
+
+async def test_a_transaction_that_breaks_in_the_middle_is_undone(store: SQLiteStore) -> None:
+    with pytest.raises(sqlite3.IntegrityError):  # our own mistake, and not dressed up as the disk's
+        await store.transact([], [Put("a", b""), Put("b", cast("bytes", "text"))])
+    listing = await store.list("")
+    assert (listing.records, listing.revision) == ([], 0)
+    assert (await store.transact([], [Put("c", b"")])).succeeded
+
+
+# --- watches
+
+
+async def test_a_watch_that_was_woken_rests_again(store: SQLiteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads = 0
+    changes = store._database.changes
+
+    def counted(prefix: str, after: int) -> tuple[Sequence[Sequence[Event]], int]:
+        nonlocal reads
+        reads += 1
+        return changes(prefix, after)
+
+    monkeypatch.setattr(store._database, "changes", counted)
+    waiting = asyncio.ensure_future(take_two(store))
+    for number in range(2):
+        for _ in range(20):
+            await store.get("a")
+        await store.transact([], [Put(f"elsewhere/{number}", b""), Put("a", b"")])
+    await asyncio.wait_for(waiting, 10)
+    assert reads <= 8  # one to find, one to see that there is no more; not one per turn of the loop
+
+
+async def take_two(store: SQLiteStore) -> None:
+    watch = store.watch("a", 0)
+    for _ in range(2):
+        await anext(watch)
 
 
 # --- closing
