@@ -3,7 +3,6 @@
 What a command needs is imported when it is called: `fairlead status` should not wait for a Controller's libraries.
 """
 
-import asyncio
 import os
 import shutil
 import time
@@ -243,6 +242,8 @@ def _stop(state: Path) -> None:
 
 def _finish(work: Coroutine[Any, Any, Any], *, fast: bool = False) -> Any:
     """Run *work* to its end; of several failures at once, the one that a person can act on is raised."""
+    import asyncio
+
     import uvloop
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop if fast else None) as runner:

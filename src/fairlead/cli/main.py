@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
 
 from fairlead.base.errors import FairleadError
-from fairlead.cli import daemons, demo, operate, output
+from fairlead.cli import daemons, operate, output
+from fairlead.cli.demo import command as demo
 from fairlead.cli.options import DEFAULT_STATE, STATE_VARIABLE
 
 
@@ -34,21 +34,16 @@ def application() -> typer.Typer:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one command and exit."""
-    command = typer.main.get_command(application())
     try:
-        code = command.main(args=arguments, prog_name="fairlead", standalone_mode=False)
+        application()(args=arguments, prog_name="fairlead")  # usage errors: exit code 2
     except FairleadError as error:
         output.fail(error)
         sys.exit(1)
-    except click.UsageError as error:
-        error.show()
-        sys.exit(2)
-    except (click.Abort, KeyboardInterrupt):
+    except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)
-    sys.exit(code if isinstance(code, int) else 0)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,114 @@
+"""`fairlead demo`: the product's main work on this machine, attacks included, with a report.
+
+It is an operator with a shell: it starts commands and daemons as processes and looks at what they do.
+"""
+
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from fairlead.base.errors import OperatorError
+
+if TYPE_CHECKING:
+    from fairlead.cli.demo.processes import Started
+    from fairlead.cli.demo.report import Report
+    from fairlead.cli.demo.stage import Stage
+
+THREADS = 6
+Checks = dict[str, "Callable[[Stage], str]"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to *app*."""
+    app.command()(demo)
+
+
+def demo(cluster: Annotated[bool, typer.Option("--cluster", help="With three Controllers: not yet.")] = False,
+         keep: Annotated[bool, typer.Option("--keep", help="Leave the folder with states and logs.")] = False) -> None:
+    """Run a Controller and engines on this machine, do real work through the tunnels, attack it, and report."""
+    if cluster:
+        raise OperatorError("FL-DEMO-CLUSTER", "this version has one Controller, so there is no cluster to show",
+                            "run `fairlead demo` without --cluster; the option comes with the cluster")
+    from concurrent.futures import ThreadPoolExecutor
+
+    from fairlead.cli.demo.postgres import Postgres
+    from fairlead.cli.demo.processes import Processes
+    from fairlead.cli.demo.report import Report
+    from fairlead.cli.demo.stage import Stage
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    report, began = Report(), time.monotonic()
+    folder = Path(tempfile.mkdtemp(prefix="fairlead-demo-"))
+    report.say(f"fairlead demo: everything runs on this machine, in {folder}")
+    stage = Stage(folder, Processes(folder), Postgres.find(folder), ThreadPoolExecutor(THREADS),
+                  ThreadPoolExecutor(THREADS))
+    whole = False
+    try:
+        _perform(report, stage)
+        whole = True
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)  # what follows takes a few seconds at most, and leaves nothing behind
+        count = len(stage.processes.running)
+        stubborn = stage.processes.close()
+        stage.checks.shutdown(cancel_futures=True)
+        stage.pool.shutdown(cancel_futures=True)
+        stage.postgres.remove()
+        if whole:
+            report.check("end", lambda: _ended(count, stubborn, time.monotonic() - began))
+        if keep or report.failed:
+            report.say(f"states and logs are kept in {folder}; the logs: {folder}/*.log")
+        else:
+            shutil.rmtree(folder)
+        if not whole:
+            report.say("demo: interrupted; everything that it started has ended")
+    report.total()
+    if report.failed:
+        raise typer.Exit(1)
+
+
+def _perform(report: "Report", stage: "Stage") -> None:
+    from fairlead.cli.demo import attacks, failures, work
+    if not report.check("controller", lambda: work.controller(stage)):
+        return
+    _one_by_one(report, stage, {
+        "bundle": work.bundle, "environment": work.environment, "database": work.database,
+        "large file": work.large_file, "new service": work.new_service, "open ports": work.open_ports})
+    _side_by_side(report, stage, {
+        "used token": attacks.used_token, "expired token": attacks.expired_token,
+        "forbidden service": attacks.forbidden_service, "strange SSH users": attacks.strange_users})
+    _one_by_one(report, stage, {
+        "killed engine": failures.killed, "headless engine": failures.headless,
+        "foreign CA": attacks.foreign_certificate, "Controller back": failures.returned,
+        "removed engine": failures.removed, "books": failures.books})
+
+
+def _one_by_one(report: "Report", stage: "Stage", checks: Checks) -> None:
+    for title, check in checks.items():
+        report.check(title, partial(check, stage))
+
+
+def _side_by_side(report: "Report", stage: "Stage", checks: Checks) -> None:
+    """Checks that do not disturb each other; reported in their order."""
+    begun = {title: stage.checks.submit(check, stage) for title, check in checks.items()}
+    for title, seen in begun.items():
+        report.check(title, seen.result)
+
+
+def _ended(count: int, stubborn: "list[Started]", seconds: float) -> str:
+    """What the end looked like. Raises Failed when something did not end in order."""
+    from fairlead.cli.demo.processes import Failed
+    if stubborn:
+        raise Failed(f"killed, because they did not end when told to: {', '.join(s.name for s in stubborn)}")
+    return f"{count} processes ended when told to; {seconds:.0f} s in all"
+
+
+def _interrupt(number: int, frame: object) -> NoReturn:  # noqa: ARG001 - the signal module's form
+    raise KeyboardInterrupt
