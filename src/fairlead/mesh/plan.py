@@ -31,18 +31,19 @@ class Listener:
 
 def plan_for(me: Node, nodes: Iterable[Node], services: Iterable[Service], *, generation: str, revision: int) -> Plan:
     """The plan of the node *me*."""
-    population = sorted((n for n in nodes if n.state == "up"), key=lambda n: (n.role, n.name))
+    seen = sorted((n for n in nodes if n.state == "up"
+                   and (me.role == "controller" or n.role == "controller" or n.id == me.id)),
+                  key=lambda n: (n.role, n.name))
     declared = sorted(services, key=lambda s: s.name)
-    seen = [n for n in population if me.role == "controller" or n.role == "controller" or n.id == me.id]
     return Plan(
         generation=generation, revision=revision, node=me.name, internal_address=me.internal_address,
         nodes=[PlanNode(name=n.name, role=n.role, internal_address=n.internal_address) for n in seen],
         controllers=[PlanController(
             node_id=n.id, name=n.name, addresses=[host for host, _ in n.endpoint.places], ssh_port=n.endpoint.ssh_port,
             portal_port=n.endpoint.portal_port, internal_address=n.internal_address, host_key=n.host_key,
-            user_key=n.user_key) for n in population if n.role == "controller" and n.endpoint and n.id != me.id],
+            user_key=n.user_key) for n in seen if n.role == "controller" and n.endpoint and n.id != me.id],
         reach=[PlanReach(service=r.service.name, owner=r.owner.name, address=r.address, port=r.port)
-               for r in reachable(me, population, declared)],
+               for r in reachable(me, seen, declared)],
         serve=[PlanServe(service=s.name, port=s.port, host=s.target_host, target_port=s.target_port,
                          allow=list(s.allow)) for s in declared if owns(me, s)])
 
