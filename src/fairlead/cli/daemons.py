@@ -84,6 +84,7 @@ def controller_run(context: typer.Context, state: State = None) -> None:
     from fairlead.controller import daemon
     where = folder(context, state)
     files.check_private_folder(where)
+    _refuse_role(where, "controller")
     logs.start(_name(where), daemon.load_settings(where).log_level)
     _finish(daemon.run(where, installed(), SystemClock()), fast=True)
 
@@ -145,6 +146,7 @@ def engine_run(context: typer.Context, state: State = None) -> None:
     from fairlead.engine import daemon
     where = folder(context, state)
     files.check_private_folder(where)
+    _refuse_role(where, "engine")
     logs.start(_name(where), daemon.load_settings(where).log_level)
     _finish(daemon.run(where, installed(), SystemClock()), fast=True)
 
@@ -213,6 +215,18 @@ def _name(state: Path) -> str:
         return load(state).node
     except FairleadError:
         return ""
+
+
+def _refuse_role(state: Path, role: str) -> None:
+    """Whose folder this is comes before what its settings say. Raises OperatorError FL-ROLE."""
+    from fairlead.enrol.trust import load
+    try:
+        found = load(state).role
+    except FairleadError:
+        return  # the daemon says what is wrong
+    if found != role:
+        raise OperatorError("FL-ROLE", f"the node in {state} is of the role {found}",
+                            f"`fairlead {found} run` runs it")
 
 
 def _refuse_running(state: Path) -> None:

@@ -166,7 +166,7 @@ def token_list(context: typer.Context, state: State = None, json: Json = False) 
 
 def token_show(context: typer.Context, token_id: str, state: State = None, json: Json = False) -> None:
     """One token and everything that happened to it."""
-    found = client(context, state).get(f"/api/token/{token_id}")
+    found = client(context, state).get(_path("token", token_id))
     if json:
         output.as_json(found)
         return
@@ -177,7 +177,7 @@ def token_show(context: typer.Context, token_id: str, state: State = None, json:
 
 def token_revoke(context: typer.Context, token_id: str, state: State = None) -> None:
     """Make an open or reserved token worthless."""
-    found = client(context, state).delete(f"/api/token/{token_id}")
+    found = client(context, state).delete(_path("token", token_id))
     output.say(f"token {found['id']} is {found['state']}")
 
 
@@ -190,13 +190,13 @@ def node_list(context: typer.Context, state: State = None, json: Json = False) -
 
 def node_show(context: typer.Context, name: str, state: State = None, json: Json = False) -> None:
     """One node."""
-    found = client(context, state).get(f"/api/node/{name}")
+    found = client(context, state).get(_path("node", name))
     output.as_json(found) if json else output.facts(found)
 
 
 def node_remove(context: typer.Context, name: str, state: State = None) -> None:
     """Take a node out of the cluster: its keys are revoked, its connections cut."""
-    client(context, state).delete(f"/api/node/{name}")
+    client(context, state).delete(_path("node", name))
     output.say(f"{name} is removed")
 
 
@@ -204,7 +204,7 @@ def node_release(context: typer.Context, name: str,
                  fingerprint: Annotated[str, typer.Option(help="As read on the node's own console.")],
                  state: State = None) -> None:
     """Let a frozen node back in, after its keys were compared."""
-    client(context, state).post(f"/api/node/{name}/release", {"fingerprint": fingerprint})
+    client(context, state).post(_path("node", name) + "/release", {"fingerprint": fingerprint})
     output.say(f"{name} is released")
 
 
@@ -212,7 +212,7 @@ def node_label(context: typer.Context, name: str,
                labels: Annotated[list[str], typer.Argument(help="KEY=VALUE to set, KEY- to take away.")],
                state: State = None) -> None:
     """Label a node, for policies."""
-    found = client(context, state).post(f"/api/node/{name}/label", {"labels": labels})
+    found = client(context, state).post(_path("node", name) + "/label", {"labels": labels})
     output.say(f"{name}: {', '.join(f'{k}={v}' for k, v in found['labels'].items()) or 'no labels'}")
 
 
@@ -243,7 +243,7 @@ def service_list(context: typer.Context, state: State = None, json: Json = False
 
 def service_remove(context: typer.Context, name: str, state: State = None) -> None:
     """Take a declaration back."""
-    client(context, state).delete(f"/api/service/{name}")
+    client(context, state).delete(_path("service", name))
     output.say(f"{name} is no longer declared")
 
 
@@ -280,6 +280,12 @@ def audit_verify(context: typer.Context, state: State = None) -> None:
     """Check that no record was changed, removed or cut off."""
     found = client(context, state).get("/api/audit/verify")
     output.say(f"{found['verified']} records of {found['node']}, unbroken")
+
+
+def _path(kind: str, name: str) -> str:
+    """The path of one object. What cannot be a name gets into no path. Raises Refused FL-NAME."""
+    from fairlead.nodes.name import check_name
+    return f"/api/{kind}/{check_name(name, kind)}"
 
 
 def _list(context: typer.Context, state: Path | None, path: str, columns: tuple[str, ...], empty: str, *,

@@ -13,6 +13,7 @@ from uuid import UUID
 from fairlead.base.errors import Refused
 from fairlead.keys.ssh import KeyRefused, PublicKey
 from fairlead.keys.wire import sha256, string, u32
+from fairlead.nodes.name import is_name
 
 LABEL = b"fairlead-anchor-v1"
 MOST_BYTES = 32 * 1024
@@ -69,8 +70,12 @@ class Anchor:
                                   (len(self.controllers), MOST_CONTROLLERS, "Controllers' addresses")):
             if not 1 <= found <= most:
                 raise Refused("FL-ANCHOR", f"the anchor has {found} {what}, 1 to {most} are allowed")
+        if any(not 0 <= version < 2**32 for version in self.join_versions):
+            raise Refused("FL-ANCHOR", "a protocol version is not one")
         if any(len(certificate) > MOST_CERTIFICATE_BYTES for certificate in self.ca_certificates):
             raise Refused("FL-ANCHOR", f"a CA certificate is larger than {MOST_CERTIFICATE_BYTES} bytes")
+        if any(not is_name(c.name) for c in self.controllers):
+            raise Refused("FL-ANCHOR", "a Controller's name is not a node name")
         if any(not _ADDRESS.fullmatch(c.address) or not 1 <= c.portal_port <= 65535 for c in self.controllers):
             raise Refused("FL-ANCHOR", "a Controller's address or port is not one")
         if len(self.encode()) > MOST_BYTES:

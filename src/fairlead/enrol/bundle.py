@@ -26,6 +26,7 @@ from fairlead.enrol.token import Token
 from fairlead.keys.seal import hpke_open, hpke_seal
 from fairlead.keys.ssh import KeyRefused, PublicKey
 from fairlead.keys.wire import b64, from_b64, sha256, string
+from fairlead.nodes.name import check_name
 
 FORMAT = 1
 MOST_BYTES = 64 * 1024
@@ -108,6 +109,8 @@ def decode(data: bytes) -> Bundle:
         file = _File.model_validate(fields)
         if file.fairlead_bundle != FORMAT:
             raise ValueError("unknown format")
+        if file.node is not None:
+            check_name(file.node)
         anchor = Anchor(
             UUID(file.cluster_uuid), tuple(file.join_versions),
             tuple(c.public_bytes(Encoding.DER) for c in

@@ -284,7 +284,13 @@ class Enrolment:
         match states.judge_exchange(token, keys_hash, now, self._office.margin):
             case Step.RESERVE:
                 async with self._reserving:
-                    return await self._reserve(stored, token, claim, now, source)
+                    try:
+                        return await self._reserve(stored, token, claim, now, source)
+                    except Refused:
+                        current = await self._store.get(stored.key)
+                        if current is not None and current.revision == stored.revision:
+                            raise
+                        return None  # what was in the way is this token's own reservation: decide again
             case Step.REPEAT:
                 return await self._repeat(token, claim, now)
             case Step.EXPIRE:
@@ -308,15 +314,18 @@ class Enrolment:
         """A Controller that the bundle does not name answers nothing: its signature would not be believed."""
         stored = await self.anchor(digest)
         me = self._office.host_key.public
-        if stored is None or me not in decode_anchor(stored, digest).host_keys(self._office.name):
+        if stored is not None and me not in decode_anchor(stored, digest).host_keys(self._office.name):
             raise StoreUnavailable("the bundle does not name this Controller")
 
     async def _reserve(self, stored: Record, token: TokenRecord, claim: Claim, now: int, source: str) -> Core | None:
         compare: list[Compare] = [
             Unchanged(stored.key, stored.revision), Below(MARK, mark_value(token.expires_at - self._office.margin)),
             Exists(LIVE + token.id), Equal(GENERATION, bytes.fromhex(token.generation))]
+        took_tombstone = False
         if token.node is not None:
-            compare.append(await self._name_for_bound(claim.node))
+            name = await self._name_for_bound(claim.node)
+            took_tombstone = isinstance(name, Unchanged)
+            compare.append(name)
         else:
             compare += await self._name_for_unbound(claim.node)
         for key in (claim.host_key, claim.user_key):
@@ -333,7 +342,7 @@ class Enrolment:
                     host_key=claim.host_key.line, user_key=claim.user_key.line, joined_at=0, endpoint=claim.endpoint,
                     software=claim.software, token_id=token.id)
         reserved = replace(token, state="reserved", keys_hash=claim.keys_hash.hex(), node_id=node.id,
-                           used_by=claim.host_key.fingerprint, used_at=now)
+                           used_by=claim.host_key.fingerprint, used_at=now, took_tombstone=took_tombstone)
         outcome = await self._audit.append_with(compare, [
             Put(stored.key, states.encode(reserved)),
             Put(NODES + node.id, encode(node)),
@@ -451,8 +460,11 @@ class Enrolment:
         for token_id in [t for t, deadline in self._deadlines.items() if deadline <= now]:
             stored = await self._store.get(TOKENS + token_id)
             token = states.decode(stored.value) if stored else None
-            if stored is None or token is None or token.deadline is None or token.deadline > now:
+            if stored is None or token is None or token.deadline is None:
                 self._deadlines.pop(token_id, None)
+                continue
+            if token.deadline > now:  # reserved meanwhile
+                self._deadlines[token_id] = token.deadline
                 continue
             await self._end(stored, token, "expired", _expiry_event(token), "clock")
 
@@ -492,7 +504,9 @@ class Enrolment:
         if token.state == "reserved" and node_record is not None:
             node = node_from(node_record.value)
             compare.append(Unchanged(node_record.key, node_record.revision))
-            then += [Delete(node_record.key), Delete(NAMES + node.name),
+            then += [Delete(node_record.key),
+                     Put(NAMES + node.name, encode(NameEntry(node.id, "tombstone"))) if token.took_tombstone
+                     else Delete(NAMES + node.name),
                      Put(ADDRESSES + node.internal_address, encode(AddressEntry(node.id, "quarantined", now + REST)))]
             uses: tuple[tuple[str, Use], ...] = ((node.host_key, "host"), (node.user_key, "user"))
             for line, use in uses:
@@ -559,10 +573,12 @@ class Enrolment:
             self._refusals.count(source, refusal.code, now)
             return
         event = {"FL-JOIN-BOUND": "join.bound", "FL-JOIN-USED": "token.late-use"}.get(refusal.code, "join.refused")
-        await self._audit.append_with(
+        outcome = await self._audit.append_with(
             [Unchanged(key, stored.revision) if stored else Absent(key)], [Put(key, b"%d" % (count + 1))],
             [Entry(event, token.id, source, {"code": refusal.code, "node": submission.fields.node,
                                              "host_key": submission.fields.host_key})])
+        if not outcome.succeeded:  # others of this token were recorded at the same moment
+            self._refusals.count(source, refusal.code, now)
 
     async def _generation(self) -> bytes:
         record = await self._store.get(GENERATION)

@@ -58,6 +58,8 @@ class TokenRecord:
     """Fingerprint of the host key that it was reserved for."""
     used_at: int = 0
     conflict: Conflict | None = None
+    took_tombstone: bool = False
+    """Whether the reserved name was a removed node's: it becomes a tombstone again when the join comes to nothing."""
 
     @property
     def deadline(self) -> int | None:

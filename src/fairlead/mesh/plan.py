@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from fairlead.link.messages import Plan, PlanController, PlanNode, PlanReach, PlanServe
 from fairlead.nodes.address import View
-from fairlead.nodes.name import full_name
+from fairlead.nodes.name import full_name, is_name
 from fairlead.nodes.node import Node
 from fairlead.nodes.policy import owns, reachable
 from fairlead.nodes.service import Service
@@ -35,6 +35,7 @@ def plan_for(me: Node, nodes: Iterable[Node], services: Iterable[Service], *, ge
                    and (me.role == "controller" or n.role == "controller" or n.id == me.id)),
                   key=lambda n: (n.role, n.name))
     declared = sorted(services, key=lambda s: s.name)
+    known = {n.name for n in seen} | {"controllers", "engines"}
     return Plan(
         generation=generation, revision=revision, node=me.name, internal_address=me.internal_address,
         nodes=[PlanNode(name=n.name, role=n.role, internal_address=n.internal_address) for n in seen],
@@ -45,7 +46,8 @@ def plan_for(me: Node, nodes: Iterable[Node], services: Iterable[Service], *, ge
         reach=[PlanReach(service=r.service.name, owner=r.owner.name, address=r.address, port=r.port)
                for r in reachable(me, seen, declared)],
         serve=[PlanServe(service=s.name, port=s.port, host=s.target_host, target_port=s.target_port,
-                         allow=list(s.allow)) for s in declared if owns(me, s)])
+                         allow=[who for who in s.allow if who in known or not is_name(who)])
+               for s in declared if owns(me, s)])
 
 
 def same(one: Plan, other: Plan) -> bool:

@@ -60,8 +60,10 @@ def split_address(text: str, default_port: int) -> tuple[str, int]:
     """Host and port of ``HOST``, ``HOST:PORT``, ``IPV6`` or ``[IPV6]:PORT``. Raises Refused FL-ADDRESS."""
     host, port = text, str(default_port)
     if text.startswith("["):
-        host, _, rest = text[1:].partition("]")
-        port = rest.removeprefix(":") or port
+        host, closed, rest = text[1:].partition("]")
+        if not closed or (rest and not rest.startswith(":")):
+            host = ""
+        port = rest[1:] if rest else port
     elif text.count(":") == 1:
         host, _, port = text.partition(":")
     if not _HOST.fullmatch(host) or not (port.isascii() and port.isdigit()) or not 1 <= int(port) <= 65535:

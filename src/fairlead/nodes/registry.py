@@ -119,9 +119,10 @@ class Registry:
                               f"read it on the machine's console, compare it with `fairlead node show {name}`; if "
                               f"they differ, `fairlead node remove {name}`")
             entry = Entry("node.released", node.name, by, {"fingerprint": fingerprint})
-            if await self._do([Unchanged(stored.key, stored.revision)],
-                              [Put(stored.key, encode(replace(node, state="up")))], entry):
-                return replace(node, state="up")
+            # a Controller freezes before its admission only, and that is still to come
+            released = replace(node, state="up" if node.role == "engine" else "joining")
+            if await self._do([Unchanged(stored.key, stored.revision)], [Put(stored.key, encode(released))], entry):
+                return released
         raise _busy()
 
     async def label(self, name: str, labels: Sequence[str], by: str) -> Node:
@@ -170,7 +171,9 @@ class Registry:
     async def add_service(self, service: Service, by: str) -> Service:
         """Declare a service. Raises Refused when its name, port or owner does not fit."""
         for _ in range(TRIES):
-            await self._directory.reached(self._directory.revision)
+            changed = await self._store.get(SERVICES_CHANGED)
+            if changed is not None:
+                await self._directory.reached(changed.revision)  # what was declared a moment ago counts too
             nodes, services = self._directory.nodes.values(), self._directory.services.values()
             if service.name in self._directory.services:
                 raise Refused("FL-SERVICE-EXISTS", f"a service {service.name} exists already",
@@ -186,7 +189,6 @@ class Registry:
             if role == "engine" and self._only_engines(service):
                 raise Refused("FL-SERVICE-ENGINES", "engine to engine is not offered: nobody could reach the service",
                               "allow controllers, or a Controller by name")
-            changed = await self._store.get(SERVICES_CHANGED)
             entry = Entry("service.added", service.name, by, {
                 "owner": service.owner, "port": service.port, "target": service.target,
                 "allow": " ".join(service.allow)})

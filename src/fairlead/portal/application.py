@@ -205,11 +205,11 @@ class Portal:
 
 
 def _endpoint(fields: dict[str, Any]) -> Endpoint:
-    try:
-        endpoint = Endpoint(tuple(str(a) for a in fields["addresses"]), int(fields["api_port"]),
-                            int(fields["portal_port"]), int(fields["ssh_port"]))
-    except (KeyError, TypeError, ValueError):
-        raise Refused("FL-JOIN-FORMAT", "the announcement is malformed") from None
+    addresses: Any = fields.get("addresses")
+    ports: list[Any] = [fields.get(f"{name}_port") for name in ("api", "portal", "ssh")]
+    if not isinstance(addresses, list) or not all(type(port) is int and 0 < port < 65536 for port in ports):
+        raise Refused("FL-JOIN-FORMAT", "the announcement is malformed")
+    endpoint = Endpoint(tuple(str(address) for address in addresses), *ports)
     if not 1 <= len(endpoint.places) <= 4:
         raise Refused("FL-JOIN-FORMAT", "a Controller has one to four addresses")
     return endpoint

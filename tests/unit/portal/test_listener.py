@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -33,7 +34,7 @@ from fairlead.portal.listener import (
 )
 from tests.unit.client.certificates import NAME, Pair, Root
 
-LIMITS = Limits(request_s=5.0, body_bytes=1000)
+LIMITS = Limits(handshake_s=30.0, request_s=20.0, body_bytes=1000)  # room for a busy machine
 PLAIN = b"GET /where HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
@@ -105,8 +106,9 @@ async def talk(port: int, data: bytes, context: ssl.SSLContext | None = None) ->
         writer.write(data)
         heard = b""
         with contextlib.suppress(ConnectionError):  # a listener that has not read everything may reset
-            while chunk := await asyncio.wait_for(reader.read(65536), 10):
-                heard += chunk
+            async with asyncio.timeout(30):
+                while chunk := await reader.read(65536):
+                    heard += chunk
         return heard, writer.get_extra_info("ssl_object")
     finally:
         writer.transport.abort()
@@ -166,15 +168,18 @@ async def test_certificates_are_swapped_under_load(root: Root) -> None:
     async with listening(presented=presented) as (_, port), asyncio.TaskGroup() as group:
         for _ in range(20):
             group.create_task(client(port))
-        for turn in range(1, 51):
-            again.clear()
-            with pytest.raises(OperatorError, match="do not belong together"):
-                server_identity(pairs[turn % 5].certificate, pairs[(turn + 1) % 5].key)
-            presented.swap(identity_of(pairs[turn % 5]), now + turn)
-            await asyncio.wait_for(again.wait(), 20)
-        heard, _ = await talk(port, PLAIN, root.pair.trusting())
-        assert body_of(heard)["certificate"] == hashlib.sha256(pairs[0].der).hexdigest()
-        done.set()
+        try:
+            for turn in range(1, 51):
+                again.clear()
+                with pytest.raises(OperatorError, match="do not belong together"):
+                    server_identity(pairs[turn % 5].certificate, pairs[(turn + 1) % 5].key)
+                presented.swap(identity_of(pairs[turn % 5]), now + turn)
+                async with asyncio.timeout(30):
+                    await again.wait()
+            heard, _ = await talk(port, PLAIN, root.pair.trusting())
+            assert body_of(heard)["certificate"] == hashlib.sha256(pairs[0].der).hexdigest()
+        finally:
+            done.set()
     assert answered >= 50
 
 
@@ -237,7 +242,8 @@ async def test_each_end_of_a_connection_is_counted_once(root: Root) -> None:
         _, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.transport.abort()
         await admission.empty()
-        await asyncio.open_connection("127.0.0.1", port)  # still open when the listener closes
+        _, writer = await asyncio.open_connection("127.0.0.1", port)  # still open when the listener closes
+    writer.transport.abort()
     assert admission.inside == []
 
 
@@ -369,15 +375,16 @@ async def test_garbage_in_a_body_ends_the_connection_and_nothing_else(caplog: py
 
     async with listening(early) as (_, port):
         for end in (b"zz\r\n", b"5\r\nab"):
-            heard, _ = await asyncio.wait_for(
-                talk(port, b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + end + b"\xff" * 99), 8)
+            heard, _ = await talk(
+                port, b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + end + b"\xff" * 99)
             assert heard.startswith(b"HTTP/1.1 400 ")
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"POST /early HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
         assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
         writer.write(b"zz\r\n")  # its answer is on its way already: no second one may follow
         with contextlib.suppress(ConnectionError):
-            assert await asyncio.wait_for(reader.read(), 4) == b""
+            async with asyncio.timeout(10):
+                assert await reader.read() == b""
         writer.close()
         assert body_of((await talk(port, PLAIN))[0])["path"] == "/where"
     assert caplog.records == []
@@ -483,6 +490,12 @@ async def test_the_control_socket_knows_its_peer(tmp_path: Path) -> None:
     finally:
         os.close(handle)
         await listener.close(0.0)
+    starting = os.open(folder, os.O_RDONLY)  # another daemon, in the middle of the same
+    fcntl.flock(starting, fcntl.LOCK_EX)
+    with pytest.raises(OperatorError) as caught:
+        bind_unix(folder, "control.sock")
+    assert caught.value.code == "FL-ALREADY-RUNNING"
+    os.close(starting)
     bind_unix(folder, "control.sock").close()  # what a dead daemon left is replaced
     (folder / "file").write_text("precious")
     with pytest.raises(OperatorError):

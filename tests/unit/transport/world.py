@@ -84,11 +84,13 @@ class World:
     port: int
     admission: Admission
     stack: contextlib.AsyncExitStack
+    faults: list[dict[str, object]]
+    """What went wrong behind everybody's back; a test that expects some takes it out."""
 
     async def dial(self, key: PrivateKey = ALICE, peer: Peer | None = None, *, keepalive: Keepalive = PATIENT,
-                   port: int = 0, timeout: float = 10.0) -> Tunnel:
+                   port: int = 0, patience: float = 10.0) -> Tunnel:
         tunnel = await dial("127.0.0.1", port or self.port, peer=peer or peer_of("alice", key), key=key,
-                            host_keys=[HOST_KEY.public], keepalive=keepalive, clock=CLOCK, timeout=timeout)
+                            host_keys=[HOST_KEY.public], keepalive=keepalive, clock=CLOCK, timeout=patience)
         self.stack.callback(tunnel.close, "the test is over")
         return tunnel
 
@@ -100,7 +102,7 @@ class World:
             tasks.add(asyncio.current_task())  # type: ignore[arg-type]
             try:
                 await handler(reader, writer)
-            except (ConnectionError, asyncio.CancelledError):
+            except (ConnectionError, EOFError, asyncio.CancelledError):
                 pass
             finally:
                 writer.close()
@@ -147,6 +149,8 @@ def bound() -> socket.socket:
 
 @contextlib.asynccontextmanager
 async def world(*, admission: Admission | None = None, keepalive: Keepalive = PATIENT) -> AsyncIterator[World]:
+    faults: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
     door = FakeDoor()
     door.known(ALICE, peer_of("alice", ALICE))
     sock = bound()
@@ -155,12 +159,18 @@ async def world(*, admission: Admission | None = None, keepalive: Keepalive = PA
     listener = await listen([sock], host_key=HOST_KEY, door=door, admission=admission, keepalive=keepalive, clock=CLOCK)
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(listener.close)
-        yield World(door, listener, port, admission, stack)
+        yield World(door, listener, port, admission, stack, faults)
         for tunnel in door.tunnels:
             tunnel.close("the test is over")
             await tunnel.wait_closed()
-    async with asyncio.timeout(5):
-        while admission.inside:
+    await until(lambda: not admission.inside)
+    assert faults == []
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Let everybody run until *holds*; for what no event tells."""
+    async with asyncio.timeout(10):
+        while not holds():  # noqa: ASYNC110
             await asyncio.sleep(0)
 
 

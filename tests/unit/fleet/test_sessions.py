@@ -1,0 +1,487 @@
+"""The door and the sessions: who comes in, what he may ask for, who is evicted, and who is cut off."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
+
+import pytest
+
+from fairlead.base.clock import SECOND
+from fairlead.base.errors import Refused
+from fairlead.fleet import sessions as fleet
+from fairlead.fleet.sessions import JOIN_SUBSYSTEM, Sessions
+from fairlead.keys.ssh import PrivateKey
+from fairlead.link import frames
+from fairlead.link.messages import SUBSYSTEM, Acknowledge, Heartbeat, Hello, from_controller
+from fairlead.nodes.directory import Directory
+from fairlead.nodes.node import Node, State
+from fairlead.nodes.records import KeyEntry
+from fairlead.nodes.service import Service
+from fairlead.store.protocol import Event, Listing
+from fairlead.transport.channel import Channel
+from fairlead.transport.peer import Peer, Target
+from fairlead.transport.tunnel import Tunnel
+from tests.unit.nodes.test_policy import CTL_1, SE_1, SE_2, service
+from tests.world import START, ManualClock, refusal
+
+HOST, USER, OTHER = PrivateKey.from_seed(b"h" * 32), PrivateKey.from_seed(b"u" * 32), PrivateKey.from_seed(b"o" * 32)
+COMMIT_BY = START + 660 * SECOND
+
+
+@dataclass(eq=False)
+class FakeTunnel:
+    """What sessions need of a tunnel."""
+
+    peer: Peer
+    epoch: int = 0
+    address: str = "192.0.2.7:40000"
+    since: int = START
+    closed: asyncio.Event = field(default_factory=asyncio.Event)
+    reason: str = ""
+
+    def close(self, reason: str) -> None:
+        self.reason = self.reason or reason
+        self.closed.set()
+
+    async def wait_closed(self) -> None:
+        await self.closed.wait()
+
+
+class FakeChannel:
+    """A subsystem's bytes: what the test says to it, and what came back."""
+
+    def __init__(self) -> None:
+        self.told: asyncio.Queue[bytes] = asyncio.Queue()
+        self.said: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self.decoder = frames.Decoder()
+        self.ended = False
+
+    async def receive(self) -> bytes:
+        return await self.told.get()
+
+    async def send(self, data: bytes) -> None:
+        if self.ended:
+            raise Refused("FL-STREAM-LOST", "the tunnel is gone")
+        for message in self.decoder.feed(data):
+            self.said.put_nowait(message)
+
+    def close(self) -> None:
+        self.ended = True
+
+    def tell(self, message: Any) -> None:
+        self.told.put_nowait(frames.encode(message.model_dump()))
+
+    async def hear(self) -> Any:
+        return from_controller(await asyncio.wait_for(self.said.get(), 10))
+
+
+class NoStore:
+    async def list(self, prefix: str) -> Listing:
+        return Listing([], 0)
+
+    async def watch(self, prefix: str, after: int) -> AsyncIterator[Sequence[Event]]:
+        await asyncio.Event().wait()
+        yield []
+
+
+class House:
+    """Sessions over a directory that the test fills."""
+
+    def __init__(self) -> None:
+        self.clock = ManualClock()
+        self.directory = Directory(NoStore())
+        self.cloned: list[str] = []
+        self.committed: list[Peer] = []
+        self.tasks: list[asyncio.Task[None]] = []
+        self.directory.nodes = {n.id: n for n in (CTL_1, SE_1, SE_2)}
+        self.key(SE_1, USER, "user")
+        self.sessions = Sessions(self.directory, self.clock, me=CTL_1.id, generation="g", first_epoch=100,
+                                 commit=self._commit, cloned=self._cloned)
+
+    async def _commit(self, peer: Peer, channel: Channel) -> None:
+        self.committed.append(peer)
+
+    async def _cloned(self, node: Node) -> None:
+        self.cloned.append(node.name)
+
+    def key(self, node: Node, key: PrivateKey, use: str, state: str = "active") -> None:
+        self.directory.keys[key.public.fingerprint] = KeyEntry(
+            node.id, use, state, "token", key.public.line, COMMIT_BY)  # type: ignore[arg-type]
+
+    def node(self, node: Node, **changes: Any) -> None:
+        self.directory.nodes[node.id] = replace(node, **changes)
+
+    def offer(self, *services: Service) -> None:
+        self.directory.services = {s.name: s for s in services}
+
+    async def changed(self) -> None:
+        await self.directory._advance(self.directory.revision + 1, relevant=True)
+
+    def tunnel(self, key: PrivateKey = USER, user: str = "aviseuser") -> FakeTunnel:
+        """Somebody logs in."""
+        peer = self.sessions.admit(user, key.public, "192.0.2.7")
+        assert peer is not None
+        made = FakeTunnel(peer)
+        self.sessions.arrived(cast("Tunnel", made))
+        return made
+
+    def target(self, tunnel: FakeTunnel, host: str, port: int) -> Target | None:
+        return self.sessions.target(cast("Tunnel", tunnel), host, port)
+
+    def reverse(self, tunnel: FakeTunnel, host: str, port: int) -> bool:
+        return self.sessions.reverse(cast("Tunnel", tunnel), host, port)
+
+    def handler(self, tunnel: FakeTunnel, name: str) -> Callable[[Channel], Awaitable[None]] | None:
+        return self.sessions.subsystem(cast("Tunnel", tunnel), name)
+
+    async def link(self, tunnel: FakeTunnel) -> FakeChannel:
+        """A link that has been welcomed and has its first plan."""
+        channel, serve = FakeChannel(), self.handler(tunnel, SUBSYSTEM)
+        assert serve is not None
+        self.tasks.append(asyncio.ensure_future(cast("Any", serve(cast("Channel", channel)))))
+        channel.tell(Hello(v=1, software="x", generation="", plan_revision=0))
+        assert (await channel.hear()).epoch == tunnel.epoch
+        assert (await channel.hear()).plan.node == tunnel.peer.node
+        return channel
+
+
+@pytest.fixture
+async def house() -> AsyncIterator[House]:
+    made = House()
+    pushing = asyncio.ensure_future(made.sessions.push())
+    yield made
+    for task in (pushing, *made.tasks):
+        task.cancel()
+    ended = await asyncio.gather(pushing, *made.tasks, return_exceptions=True)
+    assert not [e for e in ended if isinstance(e, Exception)], ended
+    await made.sessions.close()
+
+
+# -- who comes in -----------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize(("user", "key", "use", "state", "node_state", "standing"), [
+    ("aviseuser", USER, "user", "active", "up", "active"),
+    ("aviseuser", USER, "user", "pending", "joining", "pending"),
+    ("aviseuser", USER, "user", "active", "joining", "pending"),
+    ("aviseuser", USER, "user", "active", "frozen", None),
+    ("aviseuser", USER, "user", "active", "removed", None),
+    ("aviseuser", USER, "user", "revoked", "up", None),
+    ("aviseuser", USER, "user", "revoked", "joining", None),
+    ("avictlruser", USER, "user", "active", "up", None),  # another role's user
+    ("avictrluser", USER, "user", "active", "up", None),
+    ("admin", USER, "user", "active", "up", None),
+    ("root", USER, "user", "active", "up", None),
+    ("", USER, "user", "active", "up", None),
+    ("aviseuser", USER, "host", "active", "up", None),  # a host key logs in nowhere
+    ("aviseuser", OTHER, "user", "active", "up", None),  # a key that nobody has
+])
+def test_who_is_admitted(user: str, key: PrivateKey, use: str, state: str, node_state: State,
+                         standing: str | None) -> None:
+    house = House()
+    house.node(SE_1, state=node_state)
+    house.key(SE_1, USER, use, state)
+    peer = house.sessions.admit(user, key.public, "192.0.2.7")
+    assert (peer.standing if peer else None) == standing
+    if peer:
+        assert (peer.node_id, peer.node, peer.role, peer.user, peer.fingerprint) == (
+            SE_1.id, "se-1", "engine", "aviseuser", USER.public.fingerprint)
+
+
+def test_a_removed_node_is_nobody() -> None:
+    house = House()
+    del house.directory.nodes[SE_1.id]
+    assert house.sessions.admit("aviseuser", USER.public, "192.0.2.7") is None
+
+
+def test_a_pending_key_logs_in_until_commit_by() -> None:
+    house = House()
+    house.node(SE_1, state="joining")
+    house.key(SE_1, USER, "user", "pending")
+    house.clock.instant = COMMIT_BY - 1
+    assert house.sessions.admit("aviseuser", USER.public, "x") is not None
+    house.clock.instant = COMMIT_BY
+    assert house.sessions.admit("aviseuser", USER.public, "x") is None
+
+
+# -- what he may ask for ----------------------------------------------------------------------------------------------
+
+DB = replace(service("db", "ctl-1", 5432, "se-1"), target_host="127.0.0.1", target_port=15432)
+WEB = service("web", "se-1", 80, "controllers")
+SPELLINGS = ["", "*", "0.0.0.0", "::", "localhost", "127.0.0.1", "::1", "::ffff:127.64.0.1", "127.64.1", "127.64.0.01",
+             "0x7f400001", "2134900737", "ctl-1", "ctl-1.fairlead.internal", "DB", "db ", "db\0", "127.64.0.1 ",
+             "127.64.1.2", "169.254.169.254"]
+
+
+async def test_a_stream_goes_where_the_owner_declared(house: House) -> None:
+    house.offer(DB, service("secret", "ctl-1", 6000, "se-2"), WEB)
+    tunnel = house.tunnel()
+    for host in ("127.64.0.1", "db"):
+        assert house.target(tunnel, host, 5432) == Target("127.0.0.1", 15432, "db")
+    for host in SPELLINGS:
+        assert house.target(tunnel, host, 5432) is None, host
+    for host, port in (("127.64.0.1", 15432), ("127.64.0.1", 0), ("127.64.0.1", 6000), ("secret", 6000), ("db", 80),
+                       ("127.0.0.1", 15432), ("127.64.1.1", 80), ("127.64.1.1", 5432), ("web", 80),
+                       ("127.64.0.1", 65536)):
+        assert house.target(tunnel, host, port) is None, (host, port)
+
+
+@pytest.mark.parametrize("state", ["frozen", "joining", "removed"])
+async def test_every_look_up_is_made_now(house: House, state: State) -> None:
+    """Also in the moment before the tunnel is cut."""
+    house.offer(DB, WEB)
+    tunnel = house.tunnel()
+    house.node(SE_1, state=state)
+    assert house.target(tunnel, "db", 5432) is None
+    assert not house.reverse(tunnel, SE_1.internal_address, 80)
+    del house.directory.nodes[SE_1.id]
+    assert house.target(tunnel, "db", 5432) is None
+    assert not house.reverse(tunnel, SE_1.internal_address, 80)
+
+
+async def test_a_policy_that_changes_counts_at_once(house: House) -> None:
+    house.offer(DB)
+    tunnel = house.tunnel()
+    house.offer(replace(DB, allow=("se-2",)))
+    assert house.target(tunnel, "db", 5432) is None
+
+
+async def test_a_link_carries_no_streams(house: House) -> None:
+    house.offer(DB, WEB)
+    tunnel = house.tunnel()
+    await house.link(tunnel)
+    assert house.sessions.is_link(cast("Tunnel", tunnel))
+    assert house.target(tunnel, "db", 5432) is None
+    assert not house.reverse(tunnel, SE_1.internal_address, 80)
+
+
+async def test_a_node_serves_its_own_declared_ports_only(house: House) -> None:
+    house.offer(DB, WEB, service("metrics", "role:engine", 9100, "controllers"),
+                service("theirs", "se-2", 81, "controllers"), service("ours", "role:controller", 82, "engines"))
+    tunnel = house.tunnel()
+    assert house.reverse(tunnel, "127.64.1.1", 80)
+    assert house.reverse(tunnel, "127.64.1.1", 9100)
+    for port in (81, 82, 5432, 0, 65536, -1):
+        assert not house.reverse(tunnel, "127.64.1.1", port), port
+    for host in [*SPELLINGS, "127.64.0.1", "se-1", "::ffff:127.64.1.1"]:
+        assert not house.reverse(tunnel, host, 80), host
+
+
+async def test_subsystems(house: House) -> None:
+    tunnel = house.tunnel()
+    assert house.handler(tunnel, SUBSYSTEM) is not None
+    for name in ("", "sftp", "shell", "fairlead", SUBSYSTEM + " ", SUBSYSTEM.upper()):
+        assert house.handler(tunnel, name) is None
+    house.node(SE_1, state="joining")
+    house.key(SE_1, USER, "user", "pending")
+    pending = house.tunnel()
+    assert house.handler(pending, SUBSYSTEM) is None
+    commit = house.handler(pending, JOIN_SUBSYSTEM)
+    assert commit is not None
+    await commit(cast("Channel", FakeChannel()))
+    assert [p.fingerprint for p in house.committed] == [USER.public.fingerprint]  # the proven key says who it is
+
+
+async def test_a_controller_has_no_engines_link(house: House) -> None:
+    house.key(CTL_1, OTHER, "user")
+    tunnel = house.tunnel(OTHER, "avictlruser")
+    assert house.handler(tunnel, SUBSYSTEM) is None
+
+
+# -- epochs -----------------------------------------------------------------------------------------------------------
+
+async def test_a_newer_login_takes_the_port_and_an_older_one_does_not_get_it_back(house: House) -> None:
+    house.offer(WEB)
+    older, newer = house.tunnel(), house.tunnel()
+    assert 100 < older.epoch < newer.epoch
+    assert house.reverse(older, "127.64.1.1", 80)
+    assert await house.sessions.carrier("se-1", "127.64.1.1", 80) is cast("Tunnel", older)
+    assert house.reverse(newer, "127.64.1.1", 80)
+    assert older.closed.is_set()
+    assert await house.sessions.carrier("se-1", "127.64.1.1", 80) is cast("Tunnel", newer)
+    assert not house.reverse(older, "127.64.1.1", 80)
+    house.sessions.left(cast("Tunnel", older))
+    house.sessions.reverse_ended(cast("Tunnel", older), "127.64.1.1", 80)
+    assert await house.sessions.carrier("se-1", "127.64.1.1", 80) is cast("Tunnel", newer)
+    assert not newer.closed.is_set()
+    house.sessions.left(cast("Tunnel", newer))
+    assert await refusal(house.sessions.carrier("se-1", "127.64.1.1", 80)) == "FL-STREAM-DOWN"
+
+
+async def test_a_newer_link_evicts_the_ghost(house: House) -> None:
+    older, newer = house.tunnel(), house.tunnel()
+    await house.link(older)
+    await house.link(newer)
+    assert older.closed.is_set()
+    assert house.sessions.is_link(cast("Tunnel", newer))
+    house.sessions.left(cast("Tunnel", older))  # its end is heard of late
+    assert house.sessions.is_link(cast("Tunnel", newer))
+    late = FakeChannel()
+    serve = house.handler(older, SUBSYSTEM)
+    assert serve is not None
+    late.tell(Hello(v=1, software="x", generation="", plan_revision=0))
+    await serve(cast("Channel", late))
+    assert not newer.closed.is_set()
+    assert late.said.empty()
+
+
+async def test_two_machines_with_one_key_raise_an_alarm(house: House) -> None:
+    for seconds in (0, 5, 10, 15):
+        house.clock.set(seconds)
+        await house.link(house.tunnel())
+    assert house.cloned == []  # three evictions: a machine with a bad line
+    house.clock.set(20)
+    await house.link(house.tunnel())
+    assert house.cloned == ["se-1"]
+
+
+async def test_a_machine_that_loses_its_line_now_and_then_raises_none(house: House) -> None:
+    for number in range(8):
+        house.clock.set(number * 30)
+        await house.link(house.tunnel())
+    assert house.cloned == []
+
+
+# -- the link ---------------------------------------------------------------------------------------------------------
+
+async def test_a_link_is_told_of_changes_that_concern_it_once(house: House) -> None:
+    channel = await house.link(house.tunnel())
+    house.offer(DB)
+    await house.changed()
+    assert [r.service for r in (await channel.hear()).plan.reach] == ["db"]
+    house.offer(DB, service("other", "ctl-1", 7000, "se-2"))
+    await house.changed()
+    channel.tell(Heartbeat(sequence=5, time=START))
+    answer = await channel.hear()
+    assert (type(answer), answer.sequence) == (Heartbeat, 5)
+    await asyncio.sleep(2 * fleet.GATHER_S)
+    assert channel.said.empty()
+
+
+async def test_health(house: House) -> None:
+    assert house.sessions.standing(SE_1).state == "down"
+    tunnel = house.tunnel()
+    channel = await house.link(tunnel)
+    channel.tell(Acknowledge(revision=7, problems=["x"]))
+    channel.tell(Heartbeat(sequence=1, time=house.clock.now() + 3 * SECOND, problems=["y"]))
+    await channel.hear()
+    health = house.sessions.standing(SE_1)
+    assert (health.state, health.acknowledged, health.problems, health.skew_s) == ("up", 7, ("y",), 3.0)
+    house.clock.set(fleet.LATE_S + 0.1)
+    assert house.sessions.standing(SE_1).state == "late"
+    channel.told.put_nowait(b"")
+    await asyncio.wait_for(tunnel.wait_closed(), 10)
+    assert house.sessions.standing(SE_1).state == "down"
+
+
+@pytest.mark.parametrize("said", [
+    b"SSH-2.0-x\r\n\r\n", frames.encode({"kind": "nonsense"}), b"\0\0\0\1{", frames.encode({"kind": "removed"}),
+    frames.encode(Heartbeat(sequence=1, time=1).model_dump()),
+    frames.encode(Hello(v=2, software="x", generation="", plan_revision=0).model_dump())])
+async def test_a_link_that_begins_otherwise_is_closed_without_a_word(house: House, said: bytes) -> None:
+    tunnel, channel = house.tunnel(), FakeChannel()
+    serve = house.handler(tunnel, SUBSYSTEM)
+    assert serve is not None
+    channel.told.put_nowait(said)
+    await asyncio.wait_for(cast("Any", serve(cast("Channel", channel))), 10)
+    assert tunnel.closed.is_set()
+    assert channel.said.empty()
+    assert house.sessions.standing(SE_1).state == "down"
+
+
+async def test_a_stream_waits_for_the_engine_to_open_its_connection(house: House) -> None:
+    house.offer(WEB)
+    channel = await house.link(house.tunnel())
+    waiting = asyncio.ensure_future(house.sessions.carrier("se-1", "127.64.1.1", 80))
+    assert type(await channel.hear()).__name__ == "StreamsWanted"
+    stream = house.tunnel()
+    assert house.reverse(stream, "127.64.1.1", 80)
+    assert await asyncio.wait_for(waiting, 10) is cast("Tunnel", stream)
+    for nobody in ("se-2", "se-9", ""):
+        assert await refusal(house.sessions.carrier(nobody, "127.64.1.2", 80)) == "FL-STREAM-DOWN"
+
+
+# -- who is cut off ---------------------------------------------------------------------------------------------------
+
+async def test_removal_cuts_streams_at_once_and_tells_the_link(house: House) -> None:
+    house.key(SE_2, OTHER, "user")
+    link, stream, bystander = house.tunnel(), house.tunnel(), house.tunnel(OTHER)
+    channel = await house.link(link)
+    house.key(SE_1, USER, "user", "revoked")
+    del house.directory.nodes[SE_1.id]
+    await house.changed()
+    assert (stream.closed.is_set(), stream.reason) == (True, "the node was removed")  # in this very step
+    assert type(await channel.hear()).__name__ == "Removed"
+    await asyncio.wait_for(link.wait_closed(), 10)  # whether it hangs up or not
+    assert not bystander.closed.is_set()
+
+
+async def test_freezing_cuts_likewise(house: House) -> None:
+    link, stream = house.tunnel(), house.tunnel()
+    channel = await house.link(link)
+    house.node(SE_1, state="frozen")
+    await house.changed()
+    assert (stream.closed.is_set(), stream.reason) == (True, "the node is frozen")
+    assert type(await channel.hear()).__name__ == "Frozen"
+    await asyncio.wait_for(link.wait_closed(), 10)
+    assert house.sessions.standing(house.directory.nodes[SE_1.id]).state == "frozen"
+
+
+async def test_an_engine_that_hangs_up_by_itself_is_not_waited_for(house: House) -> None:
+    link = house.tunnel()
+    channel = await house.link(link)
+    house.key(SE_1, USER, "user", "revoked")
+    await house.changed()
+    assert type(await channel.hear()).__name__ == "Removed"
+    link.close("read it")
+    await asyncio.sleep(0)
+    assert link.reason == "read it"
+
+
+@pytest.mark.parametrize("change", ["key gone", "key revoked", "node gone", "node frozen"])
+async def test_each_reason_alone_cuts(house: House, change: str) -> None:
+    tunnel = house.tunnel()
+    match change:
+        case "key gone":
+            house.directory.keys.clear()
+        case "key revoked":
+            house.key(SE_1, USER, "user", "revoked")
+        case "node gone":
+            del house.directory.nodes[SE_1.id]
+        case _:
+            house.node(SE_1, state="frozen")
+    await house.changed()
+    assert tunnel.closed.is_set()
+
+
+async def test_a_joining_node_is_not_cut_by_its_own_commit_and_gains_nothing_by_it(house: House) -> None:
+    house.offer(DB, WEB)
+    house.node(SE_1, state="joining")
+    house.key(SE_1, USER, "user", "pending")
+    tunnel = house.tunnel()
+    await house.changed()
+    house.node(SE_1, state="up")
+    house.key(SE_1, USER, "user")
+    await house.changed()
+    assert not tunnel.closed.is_set()  # its answer is still to be sent
+    assert tunnel.peer.standing == "pending"
+    assert house.handler(tunnel, SUBSYSTEM) is None
+    house.directory.keys.clear()  # or its token froze
+    await house.changed()
+    assert tunnel.closed.is_set()
+
+
+async def test_a_change_that_does_not_concern_a_node_leaves_it_alone(house: House) -> None:
+    tunnel = house.tunnel()
+    del house.directory.nodes[SE_2.id]
+    house.node(SE_1, labels={"site": "elsewhere"})
+    await house.changed()
+    assert not tunnel.closed.is_set()
+
+
+async def test_farewell_when_the_controller_goes(house: House) -> None:
+    link = house.tunnel()
+    channel = await house.link(link)
+    await house.sessions.close()
+    assert type(await channel.hear()).__name__ == "Draining"
+    assert link.closed.is_set()

@@ -1,0 +1,89 @@
+"""The picture that decisions look at: complete up to a revision, and everybody is told of what matters."""
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+from fairlead.nodes import records
+from fairlead.nodes.directory import Directory
+from fairlead.nodes.node import Node
+from fairlead.nodes.records import AddressEntry
+from fairlead.store.protocol import Delete, Put
+from fairlead.store.sqlite import SQLiteStore
+from tests.unit.nodes.test_policy import CTL_1, CTL_2, SE_1, SE_2, service
+from tests.world import ManualClock, World
+
+
+def put(node: Node) -> Put:
+    return Put(records.NODES + node.id, records.encode(node))
+
+
+async def test_it_says_when_nodes_keys_and_services_changed_and_of_nothing_else(world: World) -> None:
+    told: list[set[str]] = []
+    world.directory.listen(lambda: told.append(set(world.directory.nodes)))
+    outcome = await world.store.transact([], [put(SE_1)])
+    await world.directory.reached(outcome.revision)
+    assert len(told) == 1
+    assert SE_1.id in told[0]
+    outcome = await world.store.transact([], [Put("addresses/127.64.9.9", records.encode(AddressEntry("x", "held"))),
+                                              Put("audit/x", b"x"), Put("names/x", b"x"), Put("nodes-other", b"x")])
+    await world.directory.reached(outcome.revision)
+    assert len(told) == 1
+    assert "127.64.9.9" in world.directory.addresses
+    outcome = await world.store.transact([], [Delete(records.NODES + SE_1.id), Delete("addresses/127.64.9.9")])
+    await world.directory.reached(outcome.revision)
+    assert len(told) == 2
+    assert SE_1.id not in told[1]
+    assert "127.64.9.9" not in world.directory.addresses
+
+
+async def test_reached_waits_for_the_picture(world: World) -> None:
+    waiting = asyncio.ensure_future(world.directory.reached(await world.revision() + 1))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    await world.store.transact([], [Put("x", b"")])
+    await asyncio.wait_for(waiting, 10)
+
+
+async def test_who_was_away_too_long_reads_everything_again(tmp_path: Path) -> None:
+    """History was compacted meanwhile: what was removed in it is gone from the picture too."""
+    store = SQLiteStore.open(tmp_path / "store.db", ManualClock(), history=5)
+    try:
+        await store.transact([], [put(CTL_1), put(SE_1), Put("services/db", records.encode(service("db", "ctl-1", 1)))])
+        directory = Directory(store)
+        await directory.load()
+        assert set(directory.nodes) == {CTL_1.id, SE_1.id}
+        await store.transact([], [Delete(records.NODES + SE_1.id), Delete("services/db"), put(SE_2)])
+        for number in range(20):
+            await store.transact([], [Put("x", b"%d" % number)])
+        outcome = await store.transact([], [Put("x", b"last")])
+        following = asyncio.ensure_future(directory.follow())
+        await asyncio.wait_for(directory.reached(outcome.revision), 10)
+        assert set(directory.nodes) == {CTL_1.id, SE_2.id}
+        assert directory.services == {}
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+    finally:
+        await store.close()
+
+
+async def test_free_addresses(world: World) -> None:
+    directory = world.directory
+    assert directory.free_address("controller", 0) == ("127.64.0.2", None)
+    assert directory.free_address("engine", 0) == ("127.64.1.0", None)
+    directory.addresses["127.64.1.0"] = AddressEntry("x", "quarantined", until=100), 7
+    assert directory.free_address("engine", 99) == ("127.64.1.1", None)
+    assert directory.free_address("engine", 100) == ("127.64.1.0", 7)
+    for number in range(256):
+        directory.addresses[f"127.64.0.{number}"] = AddressEntry("x", "held"), 1
+    assert directory.free_address("controller", 10**18) is None
+
+
+async def test_controllers_are_those_that_are_up(world: World) -> None:
+    outcome = await world.store.transact([], [put(replace(CTL_2, state="joining")), put(SE_1)])
+    await world.directory.reached(outcome.revision)
+    assert [c.name for c in world.directory.controllers()] == ["ctl-1"]
+    found = world.directory.named("se-1")
+    assert found is not None
+    assert found.id == SE_1.id
+    assert world.directory.named("nobody") is None
