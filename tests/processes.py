@@ -321,11 +321,15 @@ def connect(host: str, port: int) -> socket.socket:
 
 def ask(host: str, port: int, question: bytes = b"?") -> bytes:
     """Send *question*, end our side, read the answer; empty when there is nobody, or the stream was cut."""
-    with contextlib.suppress(ConnectionError), connect(host, port) as sock:
-        sock.sendall(question)
-        sock.shutdown(socket.SHUT_WR)
-        return read_all(sock)
-    return b""
+    try:
+        with connect(host, port) as sock:
+            sock.sendall(question)
+            sock.shutdown(socket.SHUT_WR)
+            return read_all(sock)
+    except TimeoutError:
+        raise
+    except OSError:
+        return b""
 
 
 def listens(host: str, port: int) -> bool:

@@ -76,6 +76,9 @@ def test_3_sighup_leaves_an_engine_as_it_is(pair: Pair) -> None:
 @pytest.mark.parametrize("who", ["engine", "controller"])
 def test_4_sigterm_lets_streams_end_and_ends_a_daemon_within_five_seconds(pair: Pair, who: str, owner: str) -> None:
     ending: Daemon = getattr(pair, who)
+    for daemon in (pair.controller, pair.engine):
+        if daemon.process is None or daemon.process.poll() is not None:
+            daemon.start()
     with serving(echo) as target:
         place = pair.serve(f"{who}-{owner}", getattr(pair, owner), target)
         with connect(*place) as finishing, connect(*place) as held:
@@ -96,4 +99,3 @@ def test_4_sigterm_lets_streams_end_and_ends_a_daemon_within_five_seconds(pair: 
     farewell = ending.log[ending.log.rindex(f"{who}.stopping"):]
     assert not [bad for bad in ('"level": "error"', "Traceback", "never retrieved") if bad in farewell], farewell
     ending.log = ""
-    ending.start()

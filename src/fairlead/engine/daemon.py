@@ -37,7 +37,7 @@ from fairlead.mesh.listeners import Listeners
 from fairlead.mesh.supervisor import Supervisor
 from fairlead.portal.listener import Limits, bind_unix, serve
 from fairlead.transport.dialler import dial
-from fairlead.transport.options import Keepalive
+from fairlead.transport.options import Keepalive, check_asyncssh
 from fairlead.transport.peer import Peer, Target
 from fairlead.transport.tunnel import Tunnel
 
@@ -63,6 +63,7 @@ async def run(state: Path, version: str, clock: Clock) -> None:
         raise OperatorError("FL-ROLE", f"the node in {state} is a {trust.role}", "`fairlead controller run` runs it")
     settings, user_key = load_settings(state), load_key(state, USER_KEY)
     host_key = load_key(state, HOST_KEY)
+    check_asyncssh()
     control = bind_unix(state, SOCKET)
     try:
         journal = Journal.open(state / AUDIT, trust.node, clock)
