@@ -207,6 +207,17 @@ async def test_a_removed_node_is_told_so_under_the_pinned_key(world: World) -> N
         assert await told(world, world.signed({"op": operation}, machine.user)) == (403, "FL-NODE-REMOVED")
 
 
+async def test_a_revoked_key_does_nothing_even_while_its_node_is_there(world: World) -> None:
+    machine = await joined(world)
+    entry = await world.key(machine.user.public)
+    assert entry is not None
+    key = records.KEYS + machine.user.public.fingerprint
+    outcome = await world.store.transact([], [Put(key, records.encode(replace(entry, state="revoked")))])
+    await world.directory.reached(outcome.revision)
+    assert await told(world, world.signed({"op": "leave"}, machine.user)) == (403, "FL-NODE-REMOVED")
+    assert world.directory.named("se-1") is not None
+
+
 async def test_a_frozen_node_is_told_so_under_the_pinned_key(world: World) -> None:
     bundle, machine = await world.export(), Machine()
     node = await world.join("se-1", machine, bundle)
