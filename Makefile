@@ -2,7 +2,7 @@
 # make test    what a change must pass; make test-all adds the tests that run the whole product (PART=k/n: a share of it)
 
 BIN := .venv/bin
-PYTEST := $(BIN)/pytest -n 2
+PYTEST := $(BIN)/pytest -n 2 --dist loadfile
 
 .PHONY: setup demo test test-all check bench lock clean
 

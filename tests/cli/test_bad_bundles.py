@@ -9,6 +9,8 @@ import pytest
 
 from tests.processes import Daemon, Site, fairlead
 
+pytestmark = pytest.mark.timeout(400)  # on a machine that is busy with other tests
+
 Fields = dict[str, Any]
 
 

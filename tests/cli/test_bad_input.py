@@ -9,6 +9,8 @@ import pytest
 from tests.conftest import need
 from tests.processes import Daemon, Site, a_view, fairlead, free_port, init_arguments
 
+pytestmark = pytest.mark.timeout(400)  # on a machine that is busy with other tests
+
 HOSTILE = {"command": "$(id)", "lines": "se-1\nse-2", "path": "../se-1", "terminal": "se\x1b[31m-1",
            "long": "a" * 65_536, "role": "engines"}
 

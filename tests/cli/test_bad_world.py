@@ -12,6 +12,8 @@ import pytest
 from tests.conftest import need
 from tests.processes import Daemon, fairlead
 
+pytestmark = pytest.mark.timeout(400)  # on a machine that is busy with other tests
+
 DISK = 64 * 1024
 
 
@@ -41,6 +43,7 @@ def small_disk(folder: Path) -> Iterator[Path]:
         subprocess.run(["umount", folder], check=True)
 
 
+@pytest.mark.whole
 def test_a_full_disk_costs_no_token_and_makes_one_node(controller: Daemon, bundle: Path, tmp_path: Path) -> None:
     need("mount", "umount")
     if os.geteuid() != 0:

@@ -4,6 +4,8 @@ import pytest
 
 from tests.processes import Daemon, Site, a_view, fairlead, free_port, init_arguments
 
+pytestmark = pytest.mark.timeout(400)  # on a machine that is busy with other tests
+
 NODE = {"name", "role", "state", "address", "internal_address", "fingerprint", "joined_at"}
 TUNNEL = {"peer", "direction", "user", "state", "since", "streams", "bytes_in", "bytes_out", "cipher", "kex",
           "transport"}

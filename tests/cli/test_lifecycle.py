@@ -2,7 +2,11 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.processes import Daemon, Site, fairlead, init_arguments, until
+
+pytestmark = pytest.mark.timeout(400)  # on a machine that is busy with other tests
 
 
 def test_1_one_folder_is_one_node_and_runs_once(controller: Daemon, engine: Daemon, bundle: Path) -> None:
@@ -31,6 +35,7 @@ def test_2_an_engine_leaves_and_may_come_again(site: Site, controller: Daemon) -
     assert controller.node("se-leaving")["internal_address"] != address, "a freed address rests"
 
 
+@pytest.mark.whole
 def test_3_a_rebuilt_controller_is_another_cluster(site: Site) -> None:
     first = site.controller("rebuilt")
     engine = site.join(first, "se-orphan")

@@ -11,6 +11,8 @@ import pytest
 from tests.conftest import need
 from tests.processes import DEADLINE_S, Daemon, Site, ask, connect, echo, free_port, listens, serving, until
 
+pytestmark = pytest.mark.timeout(400)  # on a machine that is busy with other tests
+
 
 @dataclass(frozen=True)
 class Shore:

@@ -10,6 +10,8 @@ import pytest
 from tests.conftest import need
 from tests.processes import DEADLINE_S, Daemon, Site, connect
 
+pytestmark = pytest.mark.timeout(400)  # on a machine that is busy with other tests
+
 
 @pytest.fixture(scope="module")
 def controller(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:

@@ -17,6 +17,8 @@ import pytest
 from tests.conftest import need
 from tests.processes import Daemon, Site, ask, connect, echo, free_port, listens, read_all, serving, until
 
+pytestmark = pytest.mark.timeout(400)  # on a machine that is busy with other tests
+
 
 @dataclass(frozen=True)
 class Mesh:

@@ -6,8 +6,12 @@ import socket
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import need
 from tests.processes import DEADLINE_S, Site, a_view, ask, connect, echo, free_port, listens, serving, until
+
+pytestmark = pytest.mark.timeout(400)  # on a machine that is busy with other tests
 
 
 def test_a_removed_engine_is_cut_off_and_its_copies_stay_out(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ import pytest
 
 from tests.processes import Daemon, Site, ask, echo, free_port, listens, serving, until
 
+pytestmark = [pytest.mark.whole, pytest.mark.timeout(400)]
+
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:

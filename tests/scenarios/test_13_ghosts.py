@@ -4,7 +4,11 @@ import shutil
 from pathlib import Path
 from signal import SIGCONT, SIGSTOP, SIGTERM
 
+import pytest
+
 from tests.processes import Daemon, Site, a_view, ask, echo, free_port, serving, until
+
+pytestmark = [pytest.mark.whole, pytest.mark.timeout(400)]
 
 PATIENCE_S = 30.0
 

@@ -11,6 +11,8 @@ import pytest
 
 from tests.processes import Daemon, Site, ask, connect, echo, free_port, read_all, serving, until
 
+pytestmark = pytest.mark.timeout(400)  # on a machine that is busy with other tests
+
 ROOM_S = 5.0
 """For a machine that is busy with other tests."""
 
@@ -49,7 +51,7 @@ def test_1_sighup_announces_a_new_address(pair: Pair) -> None:
 @pytest.mark.parametrize("broken", [{"addresses": ["-oProxyCommand=id"]}, {"colour": 1}, {"ssh_port": 0}, {}], ids=str)
 def test_2_a_broken_file_is_refused_and_the_old_settings_stay(pair: Pair, broken: dict[str, object]) -> None:
     file = pair.controller.state / "fairlead.toml"
-    good = file.read_text()
+    good, address = file.read_text(), pair.controller.node("ctl")["address"]
     refused = len(pair.controller.events("reload.refused"))
     try:
         if broken:
@@ -59,7 +61,7 @@ def test_2_a_broken_file_is_refused_and_the_old_settings_stay(pair: Pair, broken
         pair.controller.signal(SIGHUP)
         until(lambda: len(pair.controller.events("reload.refused")) > refused, "the file is refused")
         assert pair.controller.events("reload.refused")[-1]["code"] == "FL-CONFIG"
-        assert pair.controller.node("ctl")["address"] == "127.0.0.1, 127.0.0.2"
+        assert pair.controller.node("ctl")["address"] == address
         assert pair.controller.node("se-1")["state"] == "up"
     finally:
         file.write_text(good)

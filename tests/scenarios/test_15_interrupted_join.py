@@ -14,6 +14,8 @@ import pytest
 from fairlead.keys.ssh import PublicKey
 from tests.processes import Daemon, Site, an_address, command, fairlead, relay, serving, until
 
+pytestmark = pytest.mark.timeout(400)  # on a machine that is busy with other tests
+
 
 class Between:
     """A Controller's public address: whoever joins meets this, which may hold, drop or pass what it sees."""

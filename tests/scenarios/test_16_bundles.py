@@ -12,6 +12,8 @@ import pytest
 
 from tests.processes import Daemon, Result, Site, ask, echo, fairlead, free_port, serving, until
 
+pytestmark = pytest.mark.timeout(400)  # on a machine that is busy with other tests
+
 
 @dataclass(frozen=True)
 class Home:

@@ -14,6 +14,8 @@ import pytest
 from fairlead.base.sockets import listening
 from tests.processes import Daemon, Site, ask, echo, free_port, serving, until
 
+pytestmark = pytest.mark.timeout(400)  # on a machine that is busy with other tests
+
 PASSWORD = "canary-in-a-coal-mine"
 
 

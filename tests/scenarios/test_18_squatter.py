@@ -3,7 +3,11 @@
 import os
 from pathlib import Path
 
+import pytest
+
 from tests.processes import Site, ask, echo, free_port, serving, until
+
+pytestmark = pytest.mark.timeout(400)  # on a machine that is busy with other tests
 
 
 def test_a_squatter_is_named_and_the_listener_repaired(tmp_path: Path) -> None:

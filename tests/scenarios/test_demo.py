@@ -19,7 +19,7 @@ from tests.conftest import need
 DEMO = (sys.executable, "-m", "fairlead.cli.main", "demo")
 DEADLINE_S = 300.0
 LAST = re.compile(r"demo: (\d+) checks passed, (\d+) failed")
-CHECKS = 18
+CHECKS = 19
 """Where PostgreSQL and OpenSSH are installed."""
 
 

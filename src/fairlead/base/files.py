@@ -5,9 +5,11 @@ a crash or a full disk leaves the old content or the new one, never a mixture.
 """
 
 import contextlib
+import fcntl
 import os
 import stat
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from fairlead.base.errors import OperatorError
@@ -76,6 +78,21 @@ def read_private(path: Path) -> bytes:
     except OSError as error:
         raise OperatorError("FL-STATE-UNREADABLE", f"{path} cannot be read: {error.strerror}",
                             "mend the disk or the file's owner and mode") from error
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold *folder* against other processes that ask the same. Raises OperatorError FL-STATE-BUSY at once."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise OperatorError("FL-STATE-BUSY", f"another command works in {folder}",
+                                "wait until it has ended") from None
+        yield
+    finally:
+        os.close(handle)
 
 
 def sync_folder(path: Path) -> None:

@@ -96,6 +96,7 @@ def controller_destroy(
     from fairlead.controller.initialise import destroy
     where = folder(context, state)
     files.check_private_folder(where)
+    _refuse_role(where, "controller")
     _refuse_running(where)
     if not yes:
         typer.confirm(f"remove the Controller in {where}, with its root CA and all its engines' trust?", abort=True,
@@ -132,7 +133,7 @@ def engine_join(
         else:
             made = joiner.unseal(data) if bundles.is_sealed(data) else bundles.decode(data)
         trust = await joiner.join(made, lambda: _forget(bundle, keep=keep_bundle),
-                                  lambda: configuration.save(where, settings))
+                                  lambda: _settle(where, settings))
         return f"{trust.node} has joined the cluster {trust.cluster_uuid} as {trust.internal_address}"
 
     output.say(_finish(join()))
@@ -162,6 +163,7 @@ def engine_leave(
     where = folder(context, state)
     files.check_private_folder(where)
     trust = load(where)
+    _refuse_role(where, "engine")
     if not local_only and not trust.removed:
         try:
             _finish(signed.call(trust, load_key(where, USER_KEY), SystemClock().now(), {"v": 1, "op": "leave"}))
@@ -190,6 +192,17 @@ def _environment() -> tuple[Any, list[tuple[str, int]], str]:
     token = Token.decode(os.environ[AUTHTOKEN])
     return token, [split_address(part.strip(), 8443) for part in os.environ[AVICNTRL].split(",") if part.strip()], \
         os.environ[CLUSTER]
+
+
+def _settle(where: Path, settings: Any) -> None:
+    """A new life of the folder begins: its settings; the plan and the record of an earlier one are not its own."""
+    from fairlead.base import configuration
+    for file in ("plan.json", "hosts"):
+        files.remove(where / file)
+    record = where / "audit.jsonl"
+    if record.exists():
+        record.rename(where / f"audit-{time.time_ns()}.jsonl")
+    configuration.save(where, settings)
 
 
 def _forget(bundle: str | None, *, keep: bool) -> None:

@@ -5,7 +5,6 @@ secure key exchange). All services running inside the Controller listen to the l
 """
 
 import asyncio
-import contextlib
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +20,8 @@ from fairlead.api import system as system_api
 from fairlead.api.application import build
 from fairlead.audit.log import AuditLog, RefusalCounter
 from fairlead.audit.record import Entry
-from fairlead.base import configuration, files
-from fairlead.base.clock import SECOND, Clock
+from fairlead.base import configuration, files, logs
+from fairlead.base.clock import MINUTE, SECOND, Clock
 from fairlead.base.errors import FairleadError, OperatorError
 from fairlead.base.service import notify, on_signals
 from fairlead.controller import secrets
@@ -91,6 +90,8 @@ class Doors:
         except BaseException:
             for sock in opened:
                 sock.close()
+            if opened:
+                files.remove(state / SOCKET)
             raise
 
     def close(self) -> None:
@@ -209,9 +210,12 @@ class _Controller:
                 notify("STOPPING=1")
                 log.info("controller.stopping")
                 await ssh.close()
+                await sessions.drain()
                 await listeners.close(DRAIN_S)
                 await sessions.close()
-                await asyncio.gather(*(server.close(1.0) for server in https))
+                await asyncio.gather(*(server.close(0.5) for server in https))
+                for entry in refusals.flush(await store.now() + MINUTE):
+                    await audit.append_with([], [], [entry])
             finally:
                 for task in tasks:
                     task.cancel()
@@ -286,8 +290,11 @@ class _Controller:
             log.warning("reload.restart-needed", settings=", ".join(fixed))
         self.settings = self.settings.model_copy(update={"addresses": settings.addresses})
         group.create_task(self._announce(registry))
+        logs.start(self.trust.node, settings.log_level)
         log.info("reload.done")
 
     async def _announce(self, registry: Registry) -> None:
-        with contextlib.suppress(FairleadError):
+        try:
             await registry.announce(self.trust.node_id, self.settings.endpoint, self.trust.node)
+        except FairleadError as error:
+            log.error("reload.refused", code=error.code, reason=error.message)

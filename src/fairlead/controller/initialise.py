@@ -14,7 +14,7 @@ from fairlead.audit.record import Entry
 from fairlead.base import configuration
 from fairlead.base.clock import Clock
 from fairlead.base.errors import OperatorError
-from fairlead.base.files import make_private_folder, write_private
+from fairlead.base.files import make_private_folder, remove, write_private
 from fairlead.controller import secrets as sealing
 from fairlead.controller.settings import ControllerSettings
 from fairlead.enrol.exchange import VERSION, CoreController
@@ -39,6 +39,8 @@ from fairlead.users.accounts import Account, account, encode, new_password
 STORE = "store.db"
 ADMIN = "admin"
 MIN_VERSION = "enrol/min_version"
+PENDING = "init.pending"
+_MADE = (TRUST_FILE, sealing.NODE_KEY, STORE, f"{STORE}-wal", f"{STORE}-shm", "hosts", "control.sock")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +62,18 @@ async def initialise(state: Path, name: str, settings: ControllerSettings, passw
     if (state / configuration.FILE).exists():
         raise OperatorError("FL-ALREADY-INITIALISED", f"there is a node in {state} already",
                             "use another --state, or `fairlead controller destroy` first")
+    _refuse_foreign(state)
     admin = account(ADMIN, "admin", password if password is not None else (shown := new_password()))
+    write_private(state / PENDING, b"")
     _clear(state)
     try:
         cluster_uuid, host = await _make(state, name, settings, admin, clock)
         configuration.save(state, settings)
     except BaseException:
         _clear(state)
+        remove(state / PENDING)
         raise
+    remove(state / PENDING)
     return Initialised(name, str(cluster_uuid), host.fingerprint, None if password is not None else shown)
 
 
@@ -132,8 +138,21 @@ def destroy(state: Path) -> None:
     _clear(state)
 
 
+def _refuse_foreign(state: Path) -> None:
+    """A folder that holds anything that init would write over is somebody's; ours carries a mark while it is made.
+
+    Raises OperatorError FL-STATE-FOREIGN.
+    """
+    if (state / PENDING).exists():
+        return
+    found = [name for name in (*_MADE, KEYS) if (state / name).exists()]
+    if found:
+        raise OperatorError("FL-STATE-FOREIGN", f"{state} holds {', '.join(found)} already",
+                            "use an empty folder; a Controller that lost its fairlead.toml is mended, not made anew")
+
+
 def _clear(state: Path) -> None:
     """What an interrupted init, or a destroyed Controller, leaves: only files that fairlead itself names."""
-    for name in (TRUST_FILE, sealing.NODE_KEY, STORE, f"{STORE}-wal", f"{STORE}-shm", "hosts", "control.sock"):
+    for name in _MADE:
         (state / name).unlink(missing_ok=True)
     shutil.rmtree(state / KEYS, ignore_errors=True)

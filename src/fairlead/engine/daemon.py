@@ -19,7 +19,7 @@ from fairlead.api import system as system_api
 from fairlead.api.application import build
 from fairlead.audit.journal import Journal
 from fairlead.audit.record import Entry
-from fairlead.base import configuration, files
+from fairlead.base import configuration, files, logs
 from fairlead.base.clock import SECOND, Clock
 from fairlead.base.errors import FairleadError, OperatorError
 from fairlead.base.service import notify, on_signals
@@ -182,7 +182,8 @@ class Engine:
         if self.standing != "removed":
             self.standing = "removed"
             with contextlib.suppress(FairleadError):
-                self.trust.but(removed=True).save(self.state)
+                self.trust = self.trust.but(removed=True)
+                self.trust.save(self.state)
             self._record("node.removed")
             log.warning("node.removed", code="FL-NODE-REMOVED")
             self._stop.set()
@@ -315,17 +316,19 @@ class Engine:
 
     def _stored_plan(self) -> Plan | None:
         try:
-            return Plan.model_validate(json.loads(files.read_private(self.state / PLAN)))
+            plan = Plan.model_validate(json.loads(files.read_private(self.state / PLAN)))
         except FileNotFoundError:
             return None
         except ValueError:
             log.warning("plan.damaged", path=str(self.state / PLAN))
             return None
+        # a plan of an earlier life of this folder, in another cluster, is nobody's
+        return plan if (plan.node, plan.internal_address) == (self.trust.node, self.trust.internal_address) else None
 
     def _reload(self) -> None:
         """SIGHUP: try every Controller again at once."""
         try:
-            load_settings(self.state)
+            logs.start(self.trust.node, load_settings(self.state).log_level)
         except FairleadError as error:
             log.error("reload.refused", code=error.code, reason=error.message)
             return

@@ -123,7 +123,7 @@ class _Conversation:
                 return
             sequence += 1
             await _say(self._channel, Heartbeat(sequence=sequence, time=self._clock.now(),
-                                                problems=self._engine.problems))
+                                                problems=_shown(self._engine.problems)))
 
     async def _heed(self, fields: dict[str, Any]) -> None:
         match from_controller(fields):
@@ -135,7 +135,7 @@ class _Conversation:
                     self._every.set_result(welcome.heartbeat_s)
             case NewPlan(plan=plan):
                 await self._engine.follow(plan)
-                await _say(self._channel, Acknowledge(revision=plan.revision, problems=self._engine.problems))
+                await _say(self._channel, Acknowledge(revision=plan.revision, problems=_shown(self._engine.problems)))
             case Heartbeat() as beat:
                 self._unanswered = 0
                 self._engine.heard(beat.time)
@@ -149,6 +149,11 @@ class _Conversation:
                 self._engine.frozen()
             case Draining():
                 log.info("controller.draining", controller=self._controller.name)
+
+
+def _shown(problems: list[str]) -> list[str]:
+    """As many problems, and as much of each, as a message takes."""
+    return [problem[:500] for problem in problems[:100]]
 
 
 async def _say(channel: Channel, message: Hello | Acknowledge | Heartbeat) -> None:

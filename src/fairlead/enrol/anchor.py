@@ -76,7 +76,8 @@ class Anchor:
             raise Refused("FL-ANCHOR", f"a CA certificate is larger than {MOST_CERTIFICATE_BYTES} bytes")
         if any(not is_name(c.name) for c in self.controllers):
             raise Refused("FL-ANCHOR", "a Controller's name is not a node name")
-        if any(not _ADDRESS.fullmatch(c.address) or not 1 <= c.portal_port <= 65535 for c in self.controllers):
+        if any(not _ADDRESS.fullmatch(c.address) or not _ADDRESS.fullmatch(c.tls_name)
+               or not 1 <= c.portal_port <= 65535 for c in self.controllers):
             raise Refused("FL-ANCHOR", "a Controller's address or port is not one")
         if len(self.encode()) > MOST_BYTES:
             raise Refused("FL-ANCHOR", f"the anchor is larger than {MOST_BYTES} bytes")

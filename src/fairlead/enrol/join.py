@@ -97,11 +97,19 @@ class Joiner:
 
     def request(self) -> JoinRequest:
         """Make the keys first, and ask for a bundle that only they can use. Raises OperatorError."""
+        files.make_private_folder(self.state)
         self._refuse_joined()
-        pending = self._new_pending()
-        pending.recipient = b64(new_recipient())
-        self._save(pending)
-        return self._request_of(pending)
+        with files.alone(self.state):
+            known = self._load()
+            if known is not None and known.token:
+                raise OperatorError("FL-STATE-BUSY", f"a join is under way in {self.state}",
+                                    "finish it with its bundle, or delete its pending folder")
+            if known is not None and (known.role, known.node) == (self.role, self.name) and known.recipient:
+                return self._request_of(known)
+            pending = self._new_pending()
+            pending.recipient = b64(new_recipient())
+            self._save(pending)
+            return self._request_of(pending)
 
     async def join(self, bundle: Bundle, forget: Callable[[], None],
                    settle: Callable[[], None] = lambda: None) -> Trust:
@@ -112,7 +120,12 @@ class Joiner:
 
         Raises FairleadError: what happened, why, what to do.
         """
+        files.make_private_folder(self.state)
         self._refuse_joined()
+        with files.alone(self.state):
+            return await self._join(bundle, forget, settle)
+
+    async def _join(self, bundle: Bundle, forget: Callable[[], None], settle: Callable[[], None]) -> Trust:
         if bundle.role != self.role:
             raise Refused("FL-BUNDLE-ROLE", f"this bundle is for the role {bundle.role}, not {self.role}",
                           f"export one with --role {self.role}")
@@ -324,7 +337,8 @@ class Joiner:
     def _refuse_joined(self) -> None:
         if (self.state / TRUST_FILE).exists() and not self._removed():
             raise OperatorError("FL-ALREADY-JOINED", f"the node in {self.state} has joined a cluster already",
-                                "`fairlead engine leave` first, or use another --state")
+                                f"`fairlead {self.role} {'leave' if self.role == 'engine' else 'destroy'}` first, or "
+                                "use another --state")
 
     def _removed(self) -> bool:
         with contextlib.suppress(ValueError, OSError):

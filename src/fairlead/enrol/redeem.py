@@ -279,6 +279,10 @@ class Enrolment:
         if token.source is not None and not _within(source, token.source):
             raise Refused("FL-JOIN-SOURCE", f"this bundle is for the network {token.source}, not for {source}",
                           "join from there, or export a bundle without --source")
+        for key in (claim.host_key, claim.user_key):
+            record = await self._store.get(KEYS + key.fingerprint)
+            if record is not None and key_from(record.value).token_id != token.id:
+                raise _used_key(key)
         now = await self._store.now()
         keys_hash = claim.keys_hash.hex()
         match states.judge_exchange(token, keys_hash, now, self._office.margin):
@@ -294,7 +298,8 @@ class Enrolment:
             case Step.REPEAT:
                 return await self._repeat(token, claim, now)
             case Step.EXPIRE:
-                await self._end(stored, token, "expired", _expiry_event(token), "clock")
+                if not await self._end(stored, token, "expired", _expiry_event(token), "clock"):
+                    return None
                 raise states.final("expired")
             case Step.FREEZE:
                 if not await self._end(stored, token, "frozen", "join.interception", claim.host_key.fingerprint,
@@ -330,8 +335,7 @@ class Enrolment:
             compare += await self._name_for_unbound(claim.node)
         for key in (claim.host_key, claim.user_key):
             if await self._store.get(KEYS + key.fingerprint) is not None:
-                raise Refused("FL-JOIN-KEYS", f"the key {key.fingerprint} has been used before",
-                              "a node makes new keys for each bundle: begin with an empty state folder")
+                raise _used_key(key)
             compare.append(Absent(KEYS + key.fingerprint))
         free = self._directory.free_address(claim.role, now)
         if free is None:
@@ -414,7 +418,8 @@ class Enrolment:
                 case Step.REPEAT:
                     return TRUST_REVISION
                 case Step.EXPIRE:
-                    await self._end(stored, token, "expired", _expiry_event(token), "clock")
+                    if not await self._end(stored, token, "expired", _expiry_event(token), "clock"):
+                        continue
                     raise states.final("expired")
                 case _:
                     if await self._commit(stored, token, node_record, node, now):
@@ -605,6 +610,11 @@ class Enrolment:
             "v": 1, "result": result, "node": node.name, "node_id": node.id, "role": node.role, "user": node.user,
             "internal_address": node.internal_address, "keys_hash": keys_hash, "commit_within_s": within,
             "server_time": rfc3339(now), "controllers": [c.model_dump() for c in controllers[:8]]})
+
+
+def _used_key(key: PublicKey) -> Refused:
+    return Refused("FL-JOIN-KEYS", f"the key {key.fingerprint} has been used before",
+                   "a node makes new keys for each bundle: begin with an empty state folder")
 
 
 def _uses(host_key: PublicKey, user_key: PublicKey) -> tuple[tuple[PublicKey, Use], tuple[PublicKey, Use]]:

@@ -71,7 +71,7 @@ def decode(data: bytes) -> JoinRequest:
     try:
         if len(data) > MOST_BYTES:
             raise ValueError("too large")
-        file = _File.model_validate(json.loads(data))
+        file = _File.model_validate(json.loads(data.decode()))
         recipient = from_b64(file.recipient)
         if len(recipient) != 32:
             raise ValueError("recipient is not an X25519 key")

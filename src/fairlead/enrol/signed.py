@@ -7,6 +7,7 @@ Join protocol, section 11.
 """
 
 import json
+import re
 import secrets
 from typing import Any
 
@@ -21,6 +22,14 @@ from fairlead.keys.wire import from_b64
 from fairlead.pki.verify import PortalTrust
 
 
+class Answer(Refused):
+    """A refusal that the Controller has signed. *created*: its time, seconds: a node with a wrong clock signs by it."""
+
+    def __init__(self, code: str, message: str, remedy: str, created: int) -> None:
+        super().__init__(code, message, remedy)
+        self.created = created
+
+
 async def call(trust: Trust, key: PrivateKey, now: int, operation: dict[str, Any]) -> dict[str, Any]:
     """The answer of the first Controller that can be asked. *now*: microseconds, as near store time as is known.
 
@@ -30,9 +39,16 @@ async def call(trust: Trust, key: PrivateKey, now: int, operation: dict[str, Any
     failure: FairleadError = OperatorError("FL-PEER-UNREACHABLE", "no Controller is known")
     for controller in trust.controllers:
         try:
-            return await _ask(trust, controller, key, now, operation)
-        except OperatorError as error:
-            failure = error
+            try:
+                return await _ask(trust, controller, key, now, operation)
+            except Answer as stale:
+                if stale.code != "FL-SIG-STALE":
+                    raise
+                return await _ask(trust, controller, key, stale.created * SECOND, operation)
+        except Answer:
+            raise
+        except FairleadError as error:
+            failure = error  # not the Controller's word: another address may reach it
     raise failure
 
 
@@ -61,6 +77,7 @@ async def _ask(trust: Trust, controller: exchange.CoreController, key: PrivateKe
                          PublicKey.from_line(controller.host_key))
     fields: dict[str, Any] = json.loads(answer.body)
     if answer.status != 200:
-        raise Refused(str(fields.get("code", "FL-PEER-PROTOCOL")), str(fields.get("error", "refused")),
-                      str(fields.get("remedy", "")))
+        created = re.search(r";created=([0-9]{1,12});", dict(answer.headers).get("signature-input", ""))
+        raise Answer(str(fields.get("code", "FL-PEER-PROTOCOL")), str(fields.get("error", "refused")),
+                     str(fields.get("remedy", "")), int(created[1]) if created else 0)
     return fields

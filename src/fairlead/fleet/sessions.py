@@ -12,7 +12,7 @@ Rules, and the attack each stops:
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -52,6 +52,12 @@ CARRIER_WAIT_S = 10.0
 GATHER_S = 0.02
 """Changes that come together make one plan."""
 FAREWELL_S = 0.5
+SAY_S = 2.0
+"""An engine that does not take a message for so long is hung up on."""
+MOST_TUNNELS = 8
+"""Connections of one node at once; a further one ends the oldest."""
+TOGETHER = 64
+"""Plans that are made before others get a turn."""
 CLONE_WINDOW_S = 60.0
 CLONE_EVICTIONS = 4
 
@@ -76,6 +82,8 @@ class Session:
     reverse: dict[int, Tunnel] = field(default_factory=dict)
     """By port: the tunnel that serves it."""
     arrived: asyncio.Condition = field(default_factory=asyncio.Condition)
+    cloned: float = float("-inf")
+    """When the alarm was last raised: once a minute at most."""
     evictions: deque[float] = field(default_factory=lambda: deque(maxlen=CLONE_EVICTIONS))
 
 
@@ -156,6 +164,9 @@ class Sessions:
         """A peer has logged in."""
         self._epoch += 1
         tunnel.epoch = self._epoch
+        same = sorted((t for t in self._tunnels if t.peer.node_id == tunnel.peer.node_id), key=lambda t: t.epoch)
+        for oldest in same[:max(0, len(same) + 1 - MOST_TUNNELS)]:
+            oldest.close("the node has too many connections")
         self._tunnels.add(tunnel)
         log.info("ssh.up", peer=tunnel.peer.node, address=tunnel.address, standing=tunnel.peer.standing)
 
@@ -280,33 +291,41 @@ class Sessions:
         session.heard = self._clock.monotonic()
         await self._say(session, Welcome(v=VERSION, epoch=tunnel.epoch, server_time=self._clock.now(),
                                          heartbeat_s=HEARTBEAT_S))
-        await self._send_plan(node_id, session)
+        await self._send_plan(node_id, session, self._directory.controllers())
         return session
 
     async def _count_eviction(self, session: Session, node_id: str) -> None:
         """Two machines with one key evict each other for ever; a machine that was cut off evicts its ghost once."""
         now = self._clock.monotonic()
         session.evictions.append(now)
-        if len(session.evictions) == CLONE_EVICTIONS and now - session.evictions[0] < CLONE_WINDOW_S:
-            session.evictions.clear()
+        if len(session.evictions) == CLONE_EVICTIONS and now - session.evictions[0] < CLONE_WINDOW_S \
+                and now - session.cloned > CLONE_WINDOW_S:
+            session.cloned = now
             node = self._directory.nodes.get(node_id)
             if node is not None:
                 await self._cloned(node)
 
-    async def _send_plan(self, node_id: str, session: Session) -> None:
+    async def _send_plan(self, node_id: str, session: Session, controllers: Sequence[Node]) -> None:
         node = self._directory.nodes.get(node_id)
         if node is None:
             return
-        plan = plan_for(node, self._directory.nodes.values(), self._directory.services.values(),
+        plan = plan_for(node, [*controllers, node], self._directory.services.values(),
                         generation=self._generation, revision=self._directory.revision)
         if session.plan is None or not same(session.plan, plan):
             session.plan = plan
             await self._say(session, NewPlan(plan=plan))
 
     async def _say(self, session: Session, message: Message) -> None:
-        if session.channel is not None:
-            with contextlib.suppress(FairleadError):  # the link ends by itself; its reader notices
-                await session.channel.send(frames.encode(message.model_dump()))
+        channel, link = session.channel, session.link
+        if channel is None or link is None:
+            return
+        try:
+            async with asyncio.timeout(SAY_S):
+                await channel.send(frames.encode(message.model_dump()))
+        except TimeoutError:
+            link.close("the engine does not read")  # nobody else waits for it
+        except FairleadError:
+            pass  # the link ends by itself; its reader notices
 
     # -- changes ------------------------------------------------------------------------------------------------------
 
@@ -316,9 +335,11 @@ class Sessions:
             await self._dirty.wait()
             await asyncio.sleep(GATHER_S)
             self._dirty.clear()
-            for node_id, session in list(self._sessions.items()):
-                if session.channel is not None and session.link is not None:
-                    await self._send_plan(node_id, session)
+            linked = [(n, s) for n, s in self._sessions.items() if s.channel is not None and s.link is not None]
+            controllers = self._directory.controllers()
+            for start in range(0, len(linked), TOGETHER):
+                await asyncio.gather(*(self._send_plan(node_id, session, controllers)
+                                       for node_id, session in linked[start:start + TOGETHER]))
 
     def _changed(self) -> None:
         """Cut whoever is no longer what it logged in as; then let everybody have the new plan."""
@@ -345,9 +366,12 @@ class Sessions:
                 await tunnel.wait_closed()  # the engine hangs up when it has read it
         tunnel.close("the node was removed")
 
-    async def close(self) -> None:
-        """Tell every engine that this Controller goes away, and close all connections."""
+    async def drain(self) -> None:
+        """Tell every engine that this Controller goes away."""
         await asyncio.gather(*(self._say(s, Draining()) for s in self._sessions.values() if s.channel))
+
+    async def close(self) -> None:
+        """Close all connections."""
         for tunnel in list(self._tunnels):
             tunnel.close("the Controller is shutting down")
         for task in list(self._farewells):

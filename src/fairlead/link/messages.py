@@ -18,6 +18,11 @@ class _Message(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
+Instant = Annotated[int, Field(ge=0, lt=2**63)]
+"""Microseconds since the epoch."""
+Problems = Annotated[list[Annotated[str, Field(max_length=500)]], Field(max_length=100)]
+
+
 class PlanNode(_Message):
     """A node that the reader may know of."""
 
@@ -88,7 +93,7 @@ class Welcome(_Message):
     kind: Literal["welcome"] = "welcome"
     v: int
     epoch: int
-    server_time: int
+    server_time: Instant
     heartbeat_s: float = Field(gt=0, le=3600)
 
 
@@ -103,17 +108,17 @@ class Acknowledge(_Message):
     """Engine: the plan is in force, but for these problems."""
 
     kind: Literal["acknowledge"] = "acknowledge"
-    revision: int
-    problems: list[str] = Field(max_length=1000)
+    revision: int = Field(ge=0, lt=2**63)
+    problems: Problems
 
 
 class Heartbeat(_Message):
     """Either side. *time*: the sender's clock, microseconds."""
 
     kind: Literal["heartbeat"] = "heartbeat"
-    sequence: int
-    time: int
-    problems: list[str] = Field(default_factory=list, max_length=1000)
+    sequence: int = Field(ge=0, lt=2**63)
+    time: Instant
+    problems: Problems = Field(default_factory=list)
 
 
 class StreamsWanted(_Message):

@@ -78,6 +78,7 @@ class Listeners:
                 server.close()
             self._bound.clear()
             self._wanted.clear()
+            self._problems.clear()
         if self._streams and drain_s:
             await asyncio.wait(self._streams, timeout=drain_s)
         for stream in list(self._streams):
@@ -87,15 +88,19 @@ class Listeners:
 
     async def _bind(self, place: tuple[str, int]) -> None:
         host, port = place
-        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        if place not in self._wanted:
+            return
+        sock = None
         try:
+            sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
             sock.setblocking(False)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.bind((host, port))
             server = await asyncio.get_running_loop().create_server(
                 accept(lambda local: self._accepted(place, local)), sock=sock, backlog=BACKLOG)
         except OSError as error:
-            sock.close()
+            if sock is not None:
+                sock.close()
             self._say(place, error)
             return
         self._bound[place] = server

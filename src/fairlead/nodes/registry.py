@@ -83,10 +83,10 @@ class Registry:
         """Remove a node for good; its keys never log in again. Raises Refused."""
         for _ in range(TRIES):
             node, stored = await self._read(name)
-            if node.role == "controller":
+            if node.role == "controller" and node.state == "up":
                 raise Refused("FL-NODE-CONTROLLER", f"{name} is a Controller and the only one",
                               "`fairlead controller destroy` on that machine ends the cluster")
-            if node.state == "joining":
+            if node.state == "joining" and not node.joined_at:
                 raise Refused("FL-NODE-STATE", f"{name} is still joining",
                               f"`fairlead token revoke {node.token_id}` ends that")
             now = await self._store.now()

@@ -115,7 +115,11 @@ class Portal:
             digest = bytes.fromhex(text) if len(text) == 64 else b""
         except ValueError:
             digest = b""
-        found = await self._enrolment.anchor(digest) if digest else None
+        try:
+            found = await self._enrolment.anchor(digest) if digest else None
+        except StoreUnavailable:
+            await _unavailable(send)
+            return
         if found is None:
             await _answer(send, 404, _error("FL-ANCHOR-UNKNOWN", "no token names this anchor",
                                             "the token has ended, or it is another cluster's: export a new one"))
@@ -141,7 +145,8 @@ class Portal:
             except Refused as refusal:
                 if refusal.code == "FL-JOIN-REFUSED":
                     self._patience.failed(source, time.monotonic())
-                log.info("join.refused", code=refusal.code, source=source)
+                else:
+                    log.debug("join.refused", code=refusal.code, source=source)  # holders are on the audit record
                 await _refuse(send, refusal)
             except StoreUnavailable as reason:
                 log.warning("store.unavailable", reason=str(reason))

@@ -10,6 +10,8 @@ from collections import OrderedDict, deque
 FAILURES = 20
 WINDOW_S = 100.0
 PER_SECOND = 50
+MOST_WAIT_S = 0.64
+"""As long as all connections that one source may have need in turn: who hung up meanwhile keeps nobody waiting."""
 MOST_SOURCES = 4096
 """Remembered at once; the one that failed longest ago is forgotten first, which only makes it unremarkable again."""
 
@@ -36,6 +38,6 @@ class Patience:
         if failures is None or len(failures) <= FAILURES or failures[0] < now - WINDOW_S:
             self._next.pop(source, None)
             return 0.0
-        turn = max(now, self._next.get(source, 0.0)) + 1 / PER_SECOND
+        turn = min(max(now, self._next.get(source, 0.0)) + 1 / PER_SECOND, now + MOST_WAIT_S)
         self._next[source] = turn
         return turn - now

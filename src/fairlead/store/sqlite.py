@@ -214,6 +214,8 @@ class Database:
         self._clock = clock
         self.history = history
         self.time_step = 0
+        self._began = (0, 0.0)
+        self._began = (self.now(), clock.monotonic())
 
     @classmethod
     def open(cls, path: Path, clock: Clock, history: int) -> "Database":
@@ -249,10 +251,12 @@ class Database:
         """See `Store.now`."""
         clock = self._clock.now()
         row = self._sql.execute("SELECT value FROM record WHERE key = ?", (MARK.encode(),)).fetchone()
-        mark = int(row[0]) if row else 0
-        if mark - clock > NOTICED_STEP:
-            self.time_step = max(self.time_step, mark - clock)
-        return max(mark, clock)
+        began, ticks = self._began
+        # a machine's clock that is set back does not give a token its time again: monotonic time goes on
+        least = max(int(row[0]) if row else 0, began + int((self._clock.monotonic() - ticks) * SECOND) if began else 0)
+        if least - clock > NOTICED_STEP:
+            self.time_step = max(self.time_step, least - clock)
+        return max(least, clock)
 
     def transact(self, compare: Sequence[Compare], then: Sequence[Operation]) -> Done:
         """See `Store.transact`."""
@@ -265,9 +269,10 @@ class Database:
         return Done(outcome, touched)
 
     def sweep(self) -> Done:
-        """Remove the keys whose lease has ended."""
+        """Remove the keys whose lease has ended; while one runs, write `MARK`, so that a restart forgets no time."""
         with self._transaction():
-            touched = self._settle()
+            waits = self._sql.execute("SELECT 1 FROM lease LIMIT 1").fetchone() is not None
+            touched = self._settle(mark=waits)
             outcome = Outcome(True, self._revision())
         return Done(outcome, touched)
 

@@ -482,6 +482,7 @@ async def test_a_change_that_does_not_concern_a_node_leaves_it_alone(house: Hous
 async def test_farewell_when_the_controller_goes(house: House) -> None:
     link = house.tunnel()
     channel = await house.link(link)
-    await house.sessions.close()
+    await house.sessions.drain()
     assert type(await channel.hear()).__name__ == "Draining"
+    await house.sessions.close()
     assert link.closed.is_set()

@@ -26,12 +26,13 @@ class ManualClock:
 
     def __init__(self) -> None:
         self.instant = START
+        self.elapsed = 0.0
 
     def now(self) -> int:
         return self.instant
 
     def monotonic(self) -> float:
-        return 0.0
+        return self.elapsed
 
 
 @pytest.fixture
@@ -389,13 +390,27 @@ async def test_keys_of_an_ended_lease_are_gone_before_they_are_swept(store: SQLi
 
 async def test_a_sweep_tells_watches_and_without_anything_to_do_changes_nothing(store: SQLiteStore,
                                                                                clock: ManualClock) -> None:
+    before = (await store.list("")).revision
+    await store.sweep()
+    assert (await store.list("")).revision == before
     lease = await store.grant(5)
     put = await store.transact([], [Put("a", b"", lease)])
-    await store.sweep()
-    assert (await store.list("")).revision == put.revision
     waiting = asyncio.ensure_future(anext(store.watch("a", put.revision)))
     for _ in range(3):
         await store.get("a")
     clock.instant += 5 * SECOND
     await store.sweep()
     assert [(e.key, e.value) for e in await asyncio.wait_for(waiting, 10)] == [("a", None)]
+
+
+async def test_a_clock_that_is_set_back_gives_no_time_again(store: SQLiteStore, clock: ManualClock) -> None:
+    """Attack: the machine's clock is set back by an hour while a token is open; its deadline comes all the same."""
+    issued = await store.now()
+    await store.transact([], [Put("live", b"", await store.grant(600))])
+    await store.sweep()  # as the daemon does each second
+    clock.instant -= 3600 * SECOND
+    clock.elapsed += 601
+    assert await store.now() >= issued + 601 * SECOND
+    assert not (await store.transact([Below(MARK, mark_value(issued + 600 * SECOND))], [Put("late", b"")])).succeeded
+    assert not (await store.transact([Exists("live")], [Put("late", b"")])).succeeded
+    assert store.time_step >= 3600 * SECOND

@@ -83,9 +83,10 @@ def _perform(report: "Report", stage: "Stage") -> None:
         "large file": work.large_file, "new service": work.new_service, "open ports": work.open_ports})
     _side_by_side(report, stage, {
         "used token": attacks.used_token, "expired token": attacks.expired_token,
-        "forbidden service": attacks.forbidden_service, "strange SSH users": attacks.strange_users})
+        "forbidden service": attacks.forbidden_service, "strange SSH users": attacks.strange_users,
+        "killed engine": failures.killed})
     _one_by_one(report, stage, {
-        "killed engine": failures.killed, "headless engine": failures.headless,
+        "released engine": failures.released, "headless engine": failures.headless,
         "foreign CA": attacks.foreign_certificate, "Controller back": failures.returned,
         "removed engine": failures.removed, "books": failures.books})
 

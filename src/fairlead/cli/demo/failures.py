@@ -44,6 +44,13 @@ def killed(stage: Stage) -> str:
             f"{works(stage)}")
 
 
+def released(stage: Stage) -> str:
+    """The engine that was frozen finds its way back."""
+    stage.connected("se-3", 1)
+    until("se-3 is up", lambda: stage.state_of("se-3") == "up")
+    return "se-3, frozen before and released, came back by itself; ctl-1 shows it up"
+
+
 def headless(stage: Stage) -> str:
     """The only Controller stops; the engine stays as it is."""
     before = _listeners(stage)
@@ -52,6 +59,7 @@ def headless(stage: Stage) -> str:
     stage.result("foreign init"), stage.result("foreign bundle")
     code, took = stage.stop("ctl-1")
     stage.away_since = time.monotonic()
+    stage.background("foreign", lambda: stage.run("foreign", "controller"))  # for the next check: it has the same port
     if code != 0 or took > STOP_S:
         raise Failed(f"ctl-1 ended with exit code {code} after {took:.1f} s")
     until("se-1 is headless", lambda: stage.shown("status", on="se-1")["state"] == "headless")

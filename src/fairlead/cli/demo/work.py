@@ -7,6 +7,7 @@ import secrets
 import stat
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 from fairlead.cli.demo.machine import get, until
@@ -24,17 +25,19 @@ PROMPT_S = 1.0
 
 
 def prepare(stage: Stage) -> None:
-    """Begin what takes time and needs no Controller: the large file, the database, a second cluster."""
+    """Make a Controller, and beside that what needs none: file servers, a large file, a database."""
     for name in ("web", "files"):
-        (stage.folder / name).mkdir()
-        (stage.folder / name / "hello.txt").write_bytes(HELLO)
-        stage.serve_files(f"{name} server", stage.folder / name)
+        folder = stage.folder / name
+        folder.mkdir()
+        (folder / "hello.txt").write_bytes(HELLO)
+        stage.background(f"{name} server", partial(stage.serve_files, f"{name} server", folder))
     stage.background("large file", lambda: write_random(stage.folder / "files" / "large.bin"))
-    stage.port("portal")
     if stage.postgres.installed:
         port, log = stage.port("postgres"), stage.folder / "postgres.log"
         stage.background("postgres", lambda: stage.postgres.start(stage.processes, port, log))
     stage.init("ctl-1")
+    stage.result("web server")
+    stage.result("files server")
 
 
 def write_random(path: Path) -> str:
