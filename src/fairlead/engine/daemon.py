@@ -46,6 +46,8 @@ SOCKET = "control.sock"
 HOSTS = "hosts"
 PLAN = "plan.json"
 AUDIT = "audit.jsonl"
+OFFER_S = 15.0
+"""For all answers to this node's offers on one connection."""
 ASK_AGAIN_S = 5.0
 """Between two questions to the portal why nobody lets us in."""
 
@@ -224,8 +226,13 @@ class Engine:
         """Make the reverse listeners on *tunnel* those of the plan."""
         async with self._offering:
             plan, offered = self.plan, self._reverses.get(tunnel)
-            if plan is not None and offered is not None:
-                await self._offer_of(plan, tunnel, offered)
+            if plan is None or offered is None:
+                return
+            try:
+                async with asyncio.timeout(OFFER_S):
+                    await self._offer_of(plan, tunnel, offered)
+            except TimeoutError:
+                tunnel.close("the Controller does not answer an offer")  # the next stream opens another
 
     async def _offer_of(self, plan: Plan, tunnel: Tunnel, offered: set[int]) -> None:
         wanted = {serve.port for serve in plan.serve}
