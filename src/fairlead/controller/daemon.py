@@ -210,8 +210,7 @@ class _Controller:
                 notify("STOPPING=1")
                 log.info("controller.stopping")
                 await ssh.close()
-                await sessions.drain()
-                await listeners.close(DRAIN_S)
+                await asyncio.gather(listeners.close(DRAIN_S), sessions.drain(DRAIN_S))
                 await sessions.close()
                 await asyncio.gather(*(server.close(0.5) for server in https))
                 for entry in refusals.flush(await store.now() + MINUTE):

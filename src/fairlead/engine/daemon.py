@@ -144,7 +144,8 @@ class Engine:
             await self._stop.wait()
             notify("STOPPING=1")
             log.info("engine.stopping")
-            await self.listeners.close(0.0 if self.standing == "removed" else DRAIN_S)
+            drain_s = 0.0 if self.standing == "removed" else DRAIN_S
+            await asyncio.gather(self.listeners.close(drain_s), self.supervisor.drain(drain_s))
             await self.supervisor.close()
             for task in list(self._work):
                 task.cancel()
@@ -249,6 +250,8 @@ class Engine:
 
     def _target(self, port: int) -> Target | None:
         """Where this node's own service on *port* is by the plan as it is now; None: it is no longer declared."""
+        if self._stop.is_set():
+            return None
         serve = next((s for s in self.plan.serve if s.port == port), None) if self.plan else None
         return Target(serve.host, serve.target_port, serve.service) if serve else None
 

@@ -114,6 +114,7 @@ class Sessions:
         self._sessions: dict[str, Session] = {}
         self._tunnels: set[Tunnel] = set()
         self._dirty = asyncio.Event()
+        self._ending = False
         self._farewells: set[asyncio.Task[None]] = set()
         directory.listen(self._changed)
 
@@ -183,7 +184,7 @@ class Sessions:
     def target(self, tunnel: Tunnel, host: str, port: int) -> Target | None:
         """Where a stream that asks for *host*, *port* goes on this Controller; None: there is no such service."""
         node, me = self._directory.nodes.get(tunnel.peer.node_id), self._directory.nodes.get(self._me)
-        if node is None or me is None or self.is_link(tunnel):
+        if node is None or me is None or self.is_link(tunnel) or self._ending:
             return None
         reach = find(node, [me], self._directory.services.values(), host, port)
         return Target(reach.service.target_host, reach.service.target_port, reach.service.name) if reach else None
@@ -366,9 +367,13 @@ class Sessions:
                 await tunnel.wait_closed()  # the engine hangs up when it has read it
         tunnel.close("the node was removed")
 
-    async def drain(self) -> None:
-        """Tell every engine that this Controller goes away."""
+    async def drain(self, within_s: float) -> None:
+        """Tell every engine that this Controller goes away, open no more streams, let those that are open end."""
+        self._ending = True
         await asyncio.gather(*(self._say(s, Draining()) for s in self._sessions.values() if s.channel))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await asyncio.gather(*(tunnel.idle() for tunnel in self._tunnels))
 
     async def close(self) -> None:
         """Close all connections."""

@@ -115,6 +115,12 @@ class Supervisor:
         for route in self._routes.values():
             self._hang_up(route, reason)
 
+    async def drain(self, within_s: float) -> None:
+        """Let the streams that are open end, for so long."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await asyncio.gather(*(r.stream.idle() for r in self._routes.values() if r.stream is not None))
+
     async def close(self) -> None:
         """Close every connection for good."""
         routes = list(self._routes.values())

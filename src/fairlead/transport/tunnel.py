@@ -16,6 +16,7 @@ from fairlead.transport.peer import Peer, Target
 
 Place = tuple[str, int]
 """A host and a port, exactly as the peer spelled them."""
+_LOOK_S = 0.05
 
 
 class Tunnel:
@@ -72,6 +73,11 @@ class Tunnel:
     async def wait_closed(self) -> None:
         """Wait until it has ended."""
         await self.closed.wait()
+
+    async def idle(self) -> None:
+        """Wait until no stream is open; for a daemon that is about to end and opens no more."""
+        while self.streams and not self.closed.is_set():  # noqa: ASYNC110 - once in the life of a daemon
+            await asyncio.sleep(_LOOK_S)
 
     def ended(self, error: Exception | None) -> None:
         """For this room only: the connection is no more."""

@@ -44,6 +44,8 @@ class FakeTunnel:
         self.reason = self.reason or reason
         self.closed.set()
 
+    async def idle(self) -> None: ...
+
     async def wait_closed(self) -> None:
         await self.closed.wait()
 
@@ -482,7 +484,7 @@ async def test_a_change_that_does_not_concern_a_node_leaves_it_alone(house: Hous
 async def test_farewell_when_the_controller_goes(house: House) -> None:
     link = house.tunnel()
     channel = await house.link(link)
-    await house.sessions.drain()
+    await house.sessions.drain(0.5)
     assert type(await channel.hear()).__name__ == "Draining"
     await house.sessions.close()
     assert link.closed.is_set()
