@@ -4,13 +4,12 @@ from ipaddress import ip_address
 
 from pydantic import Field, field_validator
 
-from fairlead.base.configuration import Settings
 from fairlead.base.errors import FairleadError
-from fairlead.nodes.address import View
+from fairlead.mesh.settings import NodeSettings
 from fairlead.nodes.node import Endpoint, split_address
 
 
-class ControllerSettings(Settings):
+class ControllerSettings(NodeSettings):
     """What the flags of `controller init` set."""
 
     role: str = Field(default="controller", pattern="^controller$")
@@ -21,10 +20,6 @@ class ControllerSettings(Settings):
     api_port: int = Field(default=443, ge=1, le=65535)
     portal_port: int = Field(default=8443, ge=1, le=65535)
     ssh_port: int = Field(default=22, ge=1, le=65535)
-    view: str | None = None
-    log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
-    keepalive_s: float = Field(default=5.0, ge=0.2, le=300)
-    """A dead peer is noticed after three times this."""
 
     @field_validator("addresses")
     @classmethod
@@ -43,20 +38,7 @@ class ControllerSettings(Settings):
             ip_address(value)
         return values
 
-    @field_validator("view")
-    @classmethod
-    def _view(cls, value: str | None) -> str | None:
-        try:
-            View.parse(value) if value else None
-        except FairleadError as error:
-            raise ValueError(error.message) from None
-        return value
-
     @property
     def endpoint(self) -> Endpoint:
         """The public ports, as the cluster knows them."""
         return Endpoint(tuple(self.addresses), self.api_port, self.portal_port, self.ssh_port)
-
-    def see(self) -> View:
-        """How this node sees internal addresses."""
-        return View.parse(self.view) if self.view else View()

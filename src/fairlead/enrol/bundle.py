@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from fairlead.base.clock import rfc3339
 from fairlead.base.errors import Refused
 from fairlead.enrol.anchor import Anchor, AnchorController
+from fairlead.enrol.exchange import no_repeats
 from fairlead.enrol.token import Token
 from fairlead.keys.seal import hpke_open, hpke_seal
 from fairlead.keys.ssh import KeyRefused, PublicKey
@@ -179,19 +180,12 @@ def _fields(data: bytes) -> dict[str, Any]:
     if len(data) > MOST_BYTES:
         raise Refused("FL-BUNDLE-FORMAT", f"this is not a credential bundle: larger than {MOST_BYTES} bytes")
     try:
-        fields = json.loads(data, object_pairs_hook=_no_repeats)
+        fields = json.loads(data, object_pairs_hook=no_repeats)
     except (ValueError, RecursionError):
         raise Refused("FL-BUNDLE-FORMAT", "this is not a credential bundle, or it was cut off",
                       "copy the whole file, or export it again") from None
     if not isinstance(fields, dict):
         raise Refused("FL-BUNDLE-FORMAT", "this is not a credential bundle")
-    return fields
-
-
-def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields = dict(pairs)
-    if len(fields) != len(pairs):
-        raise ValueError("a field is repeated")
     return fields
 
 

@@ -284,7 +284,7 @@ def strict_object(body: bytes, most: int) -> dict[str, Any]:
     try:
         if len(body) > most:
             raise ValueError("too large")
-        value = json.loads(body, object_pairs_hook=_no_repeats)
+        value = json.loads(body, object_pairs_hook=no_repeats)
     except (ValueError, RecursionError):
         raise Refused("FL-JOIN-FORMAT", "the request is not the JSON object that it must be") from None
     if not isinstance(value, dict) or any(isinstance(inner, list) or (
@@ -294,7 +294,8 @@ def strict_object(body: bytes, most: int) -> dict[str, Any]:
     return value
 
 
-def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """For ``json.loads``: an object in which no field is said twice. Raises ValueError."""
     fields = dict(pairs)
     if len(fields) != len(pairs):
         raise ValueError("a field is repeated")
