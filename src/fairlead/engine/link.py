@@ -6,6 +6,7 @@ that it claims about its sender.
 
 import asyncio
 import random
+import secrets
 from typing import Any, Protocol
 
 import structlog
@@ -79,12 +80,14 @@ class Link:
         self._engine = engine
         self._clock = clock
         self._software = software
+        self._instance = secrets.token_hex(8)
 
     async def talk(self, controller: PlanController, tunnel: Tunnel) -> None:
         """Speak with *controller* until the link ends. Raises FairleadError."""
         channel = await tunnel.subsystem(SUBSYSTEM)
         plan = self._engine.plan
-        await _say(channel, Hello(v=VERSION, software=self._software, generation=plan.generation if plan else "",
+        await _say(channel, Hello(v=VERSION, software=self._software, instance=self._instance,
+                                  generation=plan.generation if plan else "",
                                   plan_revision=plan.revision if plan else 0))
         conversation = _Conversation(self._engine, self._clock, controller, tunnel, channel)
         beating = asyncio.get_running_loop().create_task(conversation.beat())

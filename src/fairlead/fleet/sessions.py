@@ -71,6 +71,8 @@ Commit = Callable[[Peer, Channel], Awaitable[None]]
 class Session:
     """One engine's connections to this Controller."""
 
+    instance: str = ""
+    """Of the process that speaks on the link."""
     link: Tunnel | None = None
     channel: Channel | None = None
     plan: Plan | None = None
@@ -260,7 +262,7 @@ class Sessions:
                     if session is None:
                         if not isinstance(message, Hello) or message.v != VERSION:
                             raise Refused("FL-LINK-VERSION", "the engine speaks another version of the link")
-                        session = await self._welcome(tunnel, channel)
+                        session = await self._welcome(tunnel, channel, message.instance)
                     session.heard = self._clock.monotonic()
                     match message:
                         case Acknowledge():
@@ -279,7 +281,7 @@ class Sessions:
                 session.link = session.channel = session.plan = None
             tunnel.close("the link ended")
 
-    async def _welcome(self, tunnel: Tunnel, channel: Channel) -> Session:
+    async def _welcome(self, tunnel: Tunnel, channel: Channel, instance: str) -> Session:
         node_id = tunnel.peer.node_id
         session = self._session(node_id)
         older = session.link
@@ -288,6 +290,11 @@ class Sessions:
                 raise Refused("FL-LINK-EPOCH", "a newer connection of the node is here")
             older.close("a newer connection of the node is here")
             await self._count_eviction(session, node_id)
+        if session.instance not in ("", instance):
+            for ghost in [t for t in self._tunnels if t.peer.node_id == node_id and t.epoch < tunnel.epoch]:
+                ghost.close("the node's process was started anew")
+                session.reverse = {port: t for port, t in session.reverse.items() if t is not ghost}
+        session.instance = instance
         session.link, session.channel, session.plan = tunnel, channel, None
         session.heard = self._clock.monotonic()
         await self._say(session, Welcome(v=VERSION, epoch=tunnel.epoch, server_time=self._clock.now(),

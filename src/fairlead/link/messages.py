@@ -83,6 +83,8 @@ class Hello(_Message):
     kind: Literal["hello"] = "hello"
     v: int
     software: str = Field(max_length=64)
+    instance: str = Field(max_length=64)
+    """Another one than before: the node's process was started anew, and older connections are its ghosts."""
     generation: str
     plan_revision: int
 

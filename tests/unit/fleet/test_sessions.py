@@ -137,12 +137,12 @@ class House:
     def handler(self, tunnel: FakeTunnel, name: str) -> Callable[[Channel], Awaitable[None]] | None:
         return self.sessions.subsystem(cast("Tunnel", tunnel), name)
 
-    async def link(self, tunnel: FakeTunnel) -> FakeChannel:
+    async def link(self, tunnel: FakeTunnel, instance: str = "i") -> FakeChannel:
         """A link that has been welcomed and has its first plan."""
         channel, serve = FakeChannel(), self.handler(tunnel, SUBSYSTEM)
         assert serve is not None
         self.tasks.append(asyncio.ensure_future(cast("Any", serve(cast("Channel", channel)))))
-        channel.tell(Hello(v=1, software="x", generation="", plan_revision=0))
+        channel.tell(Hello(v=1, software="x", instance=instance, generation="", plan_revision=0))
         assert (await channel.hear()).epoch == tunnel.epoch
         assert (await channel.hear()).plan.node == tunnel.peer.node
         return channel
@@ -310,6 +310,16 @@ async def test_a_newer_login_takes_the_port_and_an_older_one_does_not_get_it_bac
     assert await refusal(house.sessions.carrier("se-1", "127.64.1.1", 80)) == "FL-STREAM-DOWN"
 
 
+@pytest.mark.parametrize(("instance", "kept"), [("i", True), ("another", False)])
+async def test_a_new_process_has_no_use_for_the_streams_of_the_old(house: House, instance: str, kept: bool) -> None:
+    house.offer(WEB)
+    await house.link(house.tunnel())
+    streams = house.tunnel()
+    assert house.reverse(streams, "127.64.1.1", 80)
+    await house.link(house.tunnel(), instance)
+    assert streams.closed.is_set() is not kept
+
+
 async def test_a_newer_link_evicts_the_ghost(house: House) -> None:
     older, newer = house.tunnel(), house.tunnel()
     await house.link(older)
@@ -321,7 +331,7 @@ async def test_a_newer_link_evicts_the_ghost(house: House) -> None:
     late = FakeChannel()
     serve = house.handler(older, SUBSYSTEM)
     assert serve is not None
-    late.tell(Hello(v=1, software="x", generation="", plan_revision=0))
+    late.tell(Hello(v=1, software="x", instance="i", generation="", plan_revision=0))
     await serve(cast("Channel", late))
     assert not newer.closed.is_set()
     assert late.said.empty()
@@ -379,7 +389,7 @@ async def test_health(house: House) -> None:
 @pytest.mark.parametrize("said", [
     b"SSH-2.0-x\r\n\r\n", frames.encode({"kind": "nonsense"}), b"\0\0\0\1{", frames.encode({"kind": "removed"}),
     frames.encode(Heartbeat(sequence=1, time=1).model_dump()),
-    frames.encode(Hello(v=2, software="x", generation="", plan_revision=0).model_dump())])
+    frames.encode(Hello(v=2, software="x", instance="i", generation="", plan_revision=0).model_dump())])
 async def test_a_link_that_begins_otherwise_is_closed_without_a_word(house: House, said: bytes) -> None:
     tunnel, channel = house.tunnel(), FakeChannel()
     serve = house.handler(tunnel, SUBSYSTEM)

@@ -33,7 +33,8 @@ PLAN = Plan(generation="g", revision=7, node="se-1", internal_address="127.64.1.
             reach=[PlanReach(service="db", owner="ctl-1", address="127.64.0.1", port=5432)],
             serve=[PlanServe(service="web", port=80, host="127.0.0.1", target_port=8080, allow=["controllers"])])
 OF_ENGINES: list[BaseModel] = [
-    Hello(v=1, software="fairlead/1", generation="g", plan_revision=0), Acknowledge(revision=7, problems=["x"]),
+    Hello(v=1, software="fairlead/1", instance="i", generation="g", plan_revision=0),
+    Acknowledge(revision=7, problems=["x"]),
     Heartbeat(sequence=1, time=2, problems=[])]
 OF_CONTROLLERS: list[BaseModel] = [
     Welcome(v=1, epoch=3, server_time=4, heartbeat_s=5.0), NewPlan(plan=PLAN), Heartbeat(sequence=1, time=2),

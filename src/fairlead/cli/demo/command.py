@@ -42,7 +42,7 @@ def demo(cluster: Annotated[bool, typer.Option("--cluster", help="With three Con
     from fairlead.cli.demo.processes import Processes
     from fairlead.cli.demo.report import Report
     from fairlead.cli.demo.stage import Stage
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # SIGINT too: a shell's background job ignores it
         signal.signal(number, _interrupt)
     report, began = Report(), time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="fairlead-demo-"))
