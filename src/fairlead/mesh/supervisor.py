@@ -108,6 +108,8 @@ class Supervisor:
             if route.stream is None or route.stream.closed.is_set():
                 route.stream = await self._reach(route.controller)
                 await self._opened(route.controller, route.stream)
+                if route.state != "up":
+                    route.nudge.set()  # it is there again: the link need not wait for its delay
             return route.stream
 
     def hang_up(self, reason: str) -> None:

@@ -1,0 +1,120 @@
+"""Connections to Controllers are kept, repaired and shared."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, cast
+
+import pytest
+
+from fairlead.base.errors import FairleadError, OperatorError, Refused
+from fairlead.link.messages import PlanController
+from fairlead.mesh.supervisor import Supervisor
+from fairlead.transport.tunnel import Tunnel
+
+CTL = PlanController(node_id="1", name="ctl-1", addresses=["inside", "outside"], ssh_port=22, portal_port=8443,
+                     internal_address="127.64.0.1", host_key="h", user_key="u")
+
+
+class FakeTunnel:
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.closed = asyncio.Event()
+
+    def close(self, reason: str) -> None:
+        self.closed.set()
+
+
+class Road:
+    """Dials, and says who answers."""
+
+    def __init__(self) -> None:
+        self.answers = {"inside"}
+        self.dialled: list[str] = []
+        self.talking: asyncio.Queue[FakeTunnel] = asyncio.Queue()
+        self.offered: list[FakeTunnel] = []
+        self.failures: asyncio.Queue[FairleadError] = asyncio.Queue()
+        self.bug: Exception | None = None
+        self.supervisor = Supervisor(self.dial, self.talk, self.opened, self.failed)
+
+    async def dial(self, _: PlanController, address: str) -> Tunnel:
+        self.dialled.append(address)
+        await asyncio.sleep(0)
+        if address not in self.answers:
+            raise OperatorError("FL-SSH-UNREACHABLE", address)
+        return cast("Tunnel", FakeTunnel(address))
+
+    async def talk(self, _: PlanController, tunnel: Tunnel) -> None:
+        fake = cast("Any", tunnel)
+        self.talking.put_nowait(fake)
+        await fake.closed.wait()
+        if self.bug:
+            raise self.bug
+
+    async def opened(self, _: PlanController, tunnel: Tunnel) -> None:
+        self.offered.append(cast("Any", tunnel))
+
+    async def failed(self, _: PlanController, error: FairleadError) -> None:
+        self.failures.put_nowait(error)
+
+
+@pytest.fixture
+async def road() -> AsyncIterator[Road]:
+    made = Road()
+    yield made
+    await made.supervisor.close()
+
+
+async def test_a_link_that_ends_is_dialled_again(road: Road) -> None:
+    road.supervisor.want([CTL])
+    first = await asyncio.wait_for(road.talking.get(), 10)
+    assert road.supervisor.connected
+    first.close("cut")
+    assert await asyncio.wait_for(road.talking.get(), 10) is not first
+
+
+async def test_addresses_are_tried_in_order(road: Road) -> None:
+    road.answers = {"outside"}
+    road.supervisor.want([CTL])
+    assert (await asyncio.wait_for(road.talking.get(), 10)).address == "outside"
+    assert road.dialled == ["inside", "outside"]
+
+
+async def test_control_and_streams_never_share_a_connection_and_one_is_opened_for_all(road: Road) -> None:
+    road.supervisor.want([CTL])
+    link = await asyncio.wait_for(road.talking.get(), 10)
+    streams = await asyncio.gather(*(road.supervisor.carrier("ctl-1", "127.64.0.1", 80) for _ in range(10)))
+    assert len(set(map(id, streams))) == 1
+    assert cast("Any", streams[0]) is not link
+    assert len(road.offered) == 1
+
+
+async def test_who_is_no_controller_carries_nothing(road: Road) -> None:
+    with pytest.raises(Refused) as refusal:
+        await road.supervisor.carrier("se-9", "127.64.1.9", 80)
+    assert refusal.value.code == "FL-STREAM-DOWN"
+
+
+async def test_a_controller_that_left_is_hung_up_on(road: Road) -> None:
+    road.supervisor.want([CTL])
+    link = await asyncio.wait_for(road.talking.get(), 10)
+    road.supervisor.want([])
+    assert link.closed.is_set()
+    assert not road.supervisor.connected
+
+
+async def test_another_host_key_ends_what_was_made_with_the_old_one(road: Road) -> None:
+    road.supervisor.want([CTL])
+    link = await asyncio.wait_for(road.talking.get(), 10)
+    road.supervisor.want([CTL.model_copy(update={"host_key": "other"})])
+    assert link.closed.is_set()
+
+
+async def test_failures_are_told_and_a_bug_is_not_swallowed(road: Road) -> None:
+    road.answers = set()
+    road.supervisor.want([CTL])
+    assert (await asyncio.wait_for(road.failures.get(), 10)).code == "FL-SSH-UNREACHABLE"
+    road.answers, road.bug = {"inside"}, ZeroDivisionError()
+    road.supervisor.want([CTL.model_copy(update={"ssh_port": 23})])  # a changed plan: at once
+    (await asyncio.wait_for(road.talking.get(), 10)).close("cut")
+    with pytest.raises(ZeroDivisionError):
+        await asyncio.wait_for(road.supervisor.watch(), 10)
