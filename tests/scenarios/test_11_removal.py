@@ -19,7 +19,7 @@ def test_a_removed_engine_is_cut_off_and_its_copies_stay_out(tmp_path: Path) -> 
     with Site(tmp_path) as site, serving(echo) as target:
         controller = site.controller()
         engine = site.engine(controller, "se-1")
-        stolen = shutil.copytree(engine.state, tmp_path / "stolen", ignore=shutil.ignore_patterns("control.sock"))
+        stolen = shutil.copytree(engine.state, tmp_path / "stolen", ignore=shutil.ignore_patterns("control.sock", ".*"))
         port = free_port()
         controller.cli("service", "add", "db", "--node", "ctl", "--port", port, "--target", f"127.0.0.1:{target}",
                        "--allow", "engines").done()
