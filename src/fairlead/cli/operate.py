@@ -9,7 +9,7 @@ import typer
 
 from fairlead.base import files
 from fairlead.base.clock import SystemClock
-from fairlead.base.errors import OperatorError
+from fairlead.base.errors import OperatorError, Refused
 from fairlead.base.version import installed
 from fairlead.cli import hosts as hosts_file
 from fairlead.cli import output
@@ -261,7 +261,8 @@ def policy_explain(context: typer.Context, source: Annotated[str, typer.Argument
         if not found["owners"]:
             output.line(f"no node owns {found['service']} now")
     if not found["allowed"]:
-        raise typer.Exit(1)
+        raise Refused("FL-POLICY", f"{found['from']} may not reach {found['service']}",
+                      "declare the service again with another --allow, if it should")
 
 
 def tunnel_list(context: typer.Context, state: State = None, json: Json = False) -> None:
