@@ -131,6 +131,7 @@ class LocalEnd(asyncio.Protocol):
         self._early: list[bytes] = []
         self._flowing = False
         self._held = False
+        self._full = False
         self._ended = False
         self._gone = False
 
@@ -171,12 +172,18 @@ class LocalEnd(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """The program does not read."""
+        self._full = True
         if self._join:
             self._join.full(self)
 
     def resume_writing(self) -> None:
         """The program reads again."""
-        if self._join:
+        self._full = False
+        # Not in this very call: what comes then may close the transport, and asyncio would say twice that it is lost.
+        asyncio.get_running_loop().call_soon(self._drained)
+
+    def _drained(self) -> None:
+        if self._join and not self._full and not self._gone:
             self._join.drained(self)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
