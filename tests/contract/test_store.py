@@ -31,7 +31,8 @@ from fairlead.store.protocol import (
     Unchanged,
     mark_value,
 )
-from tests.contract.conftest import Backend, MakeBackend, take
+from tests.contract.backends import Backend, MakeBackend
+from tests.contract.conftest import take
 
 DEADLINE = 10  # seconds; everything awaited here comes within milliseconds
 
