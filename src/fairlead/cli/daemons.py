@@ -3,6 +3,7 @@
 What a command needs is imported when it is called: `fairlead status` should not wait for a Controller's libraries.
 """
 
+import contextlib
 import os
 import shutil
 import time
@@ -174,11 +175,13 @@ def engine_leave(
         except FairleadError as error:
             if error.code != "FL-NODE-REMOVED":
                 raise
+        with contextlib.suppress(OperatorError):  # a full disk keeps nobody here
+            trust.but(removed=True).save(where)  # from here on leaving can be repeated without the keys
     _stop(where)
-    for file in ("trust.json", "plan.json", "hosts", configuration.FILE):
-        files.remove(where / file)
     for inner in ("keys", "pending"):
         shutil.rmtree(where / inner, ignore_errors=True)
+    for file in ("plan.json", "hosts", configuration.FILE, "trust.json"):  # trust last: until then it can be repeated
+        files.remove(where / file)
     output.say(f"{trust.node} has left the cluster; {where} keeps its audit record only")
 
 

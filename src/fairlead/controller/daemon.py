@@ -20,7 +20,7 @@ from fairlead.api import system as system_api
 from fairlead.api.application import build
 from fairlead.audit.log import AuditLog, RefusalCounter
 from fairlead.audit.record import Entry
-from fairlead.base import configuration, files, logs
+from fairlead.base import configuration, descriptors, files, logs
 from fairlead.base.clock import MINUTE, SECOND, Clock
 from fairlead.base.errors import FairleadError, OperatorError
 from fairlead.base.service import notify, on_signals
@@ -102,6 +102,7 @@ class Doors:
 
 async def run(state: Path, version: str, clock: Clock) -> None:
     """Run the Controller in *state* until it is told to stop. Raises FairleadError when it cannot start."""
+    descriptors.take_all()
     files.check_private_folder(state)
     settings, trust, host_key = load_settings(state), load_trust(state), load_key(state, HOST_KEY)
     doors = Doors.bind(state, settings)
@@ -171,7 +172,7 @@ class _Controller:
         operations = Operations(
             me=trust.node_id, cluster_uuid=trust.cluster_uuid, version=self.version, view=self.settings.see(),
             generation=generation, directory=directory, registry=registry, sessions=sessions, audit=audit,
-            problems=lambda: [*problems.values(), *listeners.problems])
+            problems=lambda: [*problems.values(), *descriptors.problems(), *listeners.problems])
         stop = asyncio.Event()
         application = build([
             system_api.routes(operations, self.version), system_api.stopping(stop.set),
@@ -193,13 +194,15 @@ class _Controller:
                 await registry.announce(trust.node_id, self.settings.endpoint, trust.node)
                 await audit.append_with([], [], [Entry("controller.started", trust.node, trust.node,
                                                        {"version": self.version})])
-                ssh = await listen(doors.ssh, host_key=self.host_key, door=sessions, admission=Admission(512, 128),
-                                   keepalive=Keepalive(self.settings.keepalive_s), clock=clock)
+                ssh = await listen(doors.ssh, host_key=self.host_key, door=sessions, clock=clock,
+                                   admission=Admission(512, 128, patience_s=5.0),
+                                   keepalive=Keepalive(self.settings.keepalive_s))
                 https = [
                     await serve(portal, doors.portal, presented=presented, limits=PORTAL_LIMITS,
-                                admission=Admission(512, 32)),
+                                admission=Admission(512, 32, patience_s=1.0)),
                     await serve(application, doors.api, presented=Presented(server_identity(
-                        api.certificate_pem, api.key_pem)), limits=API_LIMITS, admission=Admission(512, 64)),
+                        api.certificate_pem, api.key_pem)), limits=API_LIMITS,
+                                admission=Admission(512, 64, patience_s=5.0)),
                     await serve(application, [doors.control], presented=None, limits=API_LIMITS,
                                 admission=Admission(512, 512))]
                 on_signals(stop, lambda: self._reload(registry, group))

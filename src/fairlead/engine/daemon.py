@@ -19,9 +19,9 @@ from fairlead.api import system as system_api
 from fairlead.api.application import build
 from fairlead.audit.journal import Journal
 from fairlead.audit.record import Entry
-from fairlead.base import configuration, files, logs
+from fairlead.base import configuration, descriptors, files, logs
 from fairlead.base.clock import SECOND, Clock
-from fairlead.base.errors import FairleadError, OperatorError
+from fairlead.base.errors import FairleadError, OperatorError, Refused
 from fairlead.base.service import notify, on_signals
 from fairlead.engine.link import Link
 from fairlead.engine.operations import Operations
@@ -30,7 +30,7 @@ from fairlead.enrol import signed
 from fairlead.enrol.exchange import Core, CoreController
 from fairlead.enrol.trust import HOST_KEY, USER_KEY, Trust, load_key
 from fairlead.enrol.trust import load as load_trust
-from fairlead.keys.ssh import PrivateKey, PublicKey
+from fairlead.keys.ssh import KeyRefused, PrivateKey, PublicKey
 from fairlead.link.messages import Plan, PlanController
 from fairlead.mesh import plan as plans
 from fairlead.mesh.listeners import Listeners
@@ -56,6 +56,7 @@ log = structlog.get_logger("fairlead.engine")
 
 async def run(state: Path, version: str, clock: Clock) -> None:
     """Run the engine in *state* until it is told to stop, or removed. Raises FairleadError when it cannot start."""
+    descriptors.take_all()
     files.check_private_folder(state)
     trust = load_trust(state)
     if trust.removed:
@@ -155,7 +156,8 @@ class Engine:
     @property
     def problems(self) -> list[str]:
         """What is not as planned, one line each."""
-        return [*([self._plan_problem] if self._plan_problem else []), *self.listeners.problems]
+        return [*([self._plan_problem] if self._plan_problem else []), *descriptors.problems(),
+                *self.listeners.problems]
 
     # -- what the link says -------------------------------------------------------------------------------------------
 
@@ -210,7 +212,10 @@ class Engine:
     # -- the mesh -----------------------------------------------------------------------------------------------------
 
     async def _dial(self, controller: PlanController, address: str) -> Tunnel:
-        key = PublicKey.from_line(controller.host_key)
+        try:
+            key = PublicKey.from_line(controller.host_key)
+        except KeyRefused as error:
+            raise Refused("FL-LINK-MESSAGE", f"the host key that the plan gives {controller.name}: {error}") from error
         peer = Peer(node_id=controller.node_id, node=controller.name, role="controller", user=self.trust.user,
                     standing="active", fingerprint=key.fingerprint)
         return await dial(address, controller.ssh_port, peer=peer, key=self.user_key, host_keys=[key],

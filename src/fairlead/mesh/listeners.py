@@ -1,7 +1,11 @@
 """The planned listeners: bound when the plan arrives, each stream handed to whoever carries it.
 
-A listener that another process holds is a problem with that process's name: on a shared host a squatter would be in
-the middle, so the node is not healthy until it is gone (it is tried again meanwhile).
+Rules, and what each stops:
+
+1. A listener that another process holds is a problem with that process's name: on a shared host a squatter would be in
+   the middle, so the node is not healthy until it is gone (it is tried again meanwhile).
+2. Streams have a limit, in all and for each listener: local users cannot take the daemon's memory and descriptors, and
+   whoever fills one listener leaves room at the others. Those that are open go on; new ones are reset.
 """
 
 import asyncio
@@ -12,15 +16,21 @@ from typing import Protocol
 
 import structlog
 
+from fairlead.base.descriptors import accept_all
 from fairlead.base.errors import FairleadError, Refused
 from fairlead.base.sockets import holder
 from fairlead.mesh.plan import Listener
+from fairlead.transport.admission import Admission
 from fairlead.transport.forwarder import LocalEnd, accept, bridge, carry
 from fairlead.transport.peer import Target
 from fairlead.transport.tunnel import Tunnel
 
 BACKLOG = 1024
 REPAIR_S = 1.0
+MOST_STREAMS = 4096
+MOST_PER_LISTENER = 512
+"""Half of what one connection carries: see MOST_CHANNELS in transport."""
+SAID_FOR_S = 60.0
 
 log = structlog.get_logger("fairlead.mesh")
 
@@ -39,9 +49,11 @@ class Listeners:
     def __init__(self, carriers: Carriers) -> None:
         self._carriers = carriers
         self._wanted: dict[tuple[str, int], Listener] = {}
-        self._bound: dict[tuple[str, int], asyncio.Server] = {}
+        self._bound: dict[tuple[str, int], tuple[socket.socket, asyncio.Task[None]]] = {}
         self._problems: dict[tuple[str, int], str] = {}
         self._streams: set[asyncio.Task[None]] = set()
+        self._admission = Admission(MOST_STREAMS, MOST_PER_LISTENER)
+        self._full_said = float("-inf")
         self._turn = asyncio.Lock()
 
     @property
@@ -54,7 +66,7 @@ class Listeners:
         async with self._turn:
             self._wanted = {(listener.host, listener.port): listener for listener in wanted}
             for place in [p for p in self._bound if p not in self._wanted]:
-                self._bound.pop(place).close()
+                await self._unbind(place)
                 log.info("listener.closed", host=place[0], port=place[1])
             for place in [p for p in self._problems if p not in self._wanted]:
                 del self._problems[place]
@@ -74,9 +86,8 @@ class Listeners:
     async def close(self, drain_s: float = 0.0) -> None:
         """Listen on nothing; streams may go on for *drain_s* seconds, then they are cut."""
         async with self._turn:
-            for server in self._bound.values():
-                server.close()
-            self._bound.clear()
+            for place in list(self._bound):
+                await self._unbind(place)
             self._wanted.clear()
             self._problems.clear()
         if self._streams and drain_s:
@@ -96,17 +107,23 @@ class Listeners:
             sock.setblocking(False)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.bind((host, port))
-            server = await asyncio.get_running_loop().create_server(
-                accept(lambda local: self._accepted(place, local)), sock=sock, backlog=BACKLOG)
+            sock.listen(BACKLOG)
         except OSError as error:
             if sock is not None:
                 sock.close()
             self._say(place, error)
             return
-        self._bound[place] = server
+        self._bound[place] = sock, asyncio.get_running_loop().create_task(
+            accept_all(sock, accept(lambda local: self._accepted(place, local))))
         if self._problems.pop(place, None) is not None:
             log.info("listener.repaired", host=host, port=port)
         log.info("listener.bound", host=host, port=port, service=self._wanted[place].service)
+
+    async def _unbind(self, place: tuple[str, int]) -> None:
+        sock, accepting_there = self._bound.pop(place)
+        accepting_there.cancel()
+        await asyncio.wait([accepting_there])
+        sock.close()
 
     def _say(self, place: tuple[str, int], error: OSError) -> None:
         host, port = place
@@ -128,9 +145,23 @@ class Listeners:
         if listener is None:
             local.abort()
             return
+        placed = self._admission.enter(f"{listener.host}:{listener.port}", lambda: False)
+        if placed is None:
+            self._say_full(listener)
+            local.abort()
+            return
         task = asyncio.get_running_loop().create_task(self._carry(listener, local))
         self._streams.add(task)
         task.add_done_callback(self._streams.discard)
+        task.add_done_callback(lambda _: placed.leave())
+
+    def _say_full(self, listener: Listener) -> None:
+        """Once a minute: whoever fills a listener does not fill the log."""
+        now = asyncio.get_running_loop().time()
+        if now - self._full_said > SAID_FOR_S:
+            self._full_said = now
+            log.warning("listener.full", code="FL-LISTENER-FULL", service=listener.service, host=listener.host,
+                        port=listener.port, streams=self._admission.inside)
 
     async def _carry(self, listener: Listener, local: LocalEnd) -> None:
         try:

@@ -12,6 +12,8 @@ Rules, and the attack each stops:
    a broken listener behind when the new pair does not match. Each connection knows the certificate that it presented.
 6. Strangers learn nothing and write nothing: no server header, no traceback, no line in the log per connection or
    malformed request.
+7. Where all places are taken, who owes us bytes makes room for newcomers, as the Admission says; a request that is
+   whole gets its answer.
 
 Private keys pass to OpenSSL through memory that has no name on any disk.
 """
@@ -31,7 +33,7 @@ import struct
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol
 
 import h11
 from cryptography import x509
@@ -41,6 +43,7 @@ from uvicorn import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
+from fairlead.base.descriptors import accepting
 from fairlead.base.errors import OperatorError
 from fairlead.base.sockets import holder
 
@@ -55,21 +58,27 @@ RECOGNISED_FOR = 60.0
 BACKLOG = 1024
 _PROGRESS = 16 * 1024
 """Bytes of an answer that a reader must take within each request deadline."""
+_LINGER = 1.0
+"""Seconds that a peer gets to hang up when all is said: TLS reads on, into nothing, until it does."""
 _ABANDONED = 1.0
 """Seconds that cancelled handlers get to end."""
 _CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"  # for an API that allows TLS 1.2; 1.3 has its own list
 _CLOSE = (b"connection", b"close")
 
 
+class Place(Protocol):
+    """That a connection was counted in."""
+
+    def leave(self) -> None:
+        """Count it out, unless that was done."""
+        ...
+
+
 class Admission(Protocol):
     """How many connections there may be at once, in all and from one source."""
 
-    def enter(self, source: str) -> bool:
-        """Count a connection in, or say no."""
-        ...
-
-    def leave(self, source: str) -> None:
-        """Count out what was counted in."""
+    def enter(self, source: str, yields: Callable[[], bool]) -> Place | None:
+        """Count a connection in, or say no; *yields* ends it in favour of another, or says no."""
         ...
 
 
@@ -181,8 +190,7 @@ class Listener:
         self._admission = admission
         self._sockets = list(sockets)
         self._open: dict[asyncio.Task[Any], _Connection] = {}
-        for sock in self._sockets:
-            sock.setblocking(False)
+        self._yielding = 0
         self._accepting = [asyncio.create_task(self._accept(sock)) for sock in self._sockets]
 
     def __len__(self) -> int:
@@ -213,29 +221,32 @@ class Listener:
         if running:
             await asyncio.wait(running, timeout=within_s)
 
-    async def _accept(self, listening: socket.socket) -> NoReturn:
-        loop = asyncio.get_running_loop()
-        failing = False
-        while True:
-            try:
-                sock, address = await loop.sock_accept(listening)
-            except OSError as error:
-                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                    if not failing:
-                        self.log.warning("listener.exhausted", error=error.strerror)
-                    failing = True
-                # Else the error of a connection that is gone already (accept(2)); neither may end the listener.
-                await asyncio.sleep(0.1)
-                continue
-            failing = False
+    async def _accept(self, listening: socket.socket) -> None:
+        async for sock, address in accepting(listening, reserved=listening.family == socket.AF_UNIX):
             self._admit(sock, str(address[0]).partition("%")[0] if isinstance(address, tuple) else None)
 
     def _admit(self, sock: socket.socket, source: str | None) -> None:
-        if len(self._open) >= self.limits.connections:
+        def yields() -> bool:
+            if connection.at_work or task.done():
+                return False
+            if connection.established:
+                connection.cut()
+            else:
+                task.cancel()
+            self._yielding += 1
+            task.add_done_callback(self._yielded)
+            return True
+
+        place = None
+        if source is not None and self._admission is not None:
+            place = self._admission.enter(source, yields)
+            if place is None:
+                sock.close()
+                return
+        if len(self._open) - self._yielding >= self.limits.connections:
             sock.close()
-            return
-        if source is not None and self._admission is not None and not self._admission.enter(source):
-            sock.close()
+            if place is not None:
+                place.leave()
             return
         identity = None if self._presented is None else self._presented.current
         connection = _Connection(self, {
@@ -243,14 +254,17 @@ class Listener:
             "source": source, "peer_uid": _peer_uid(sock) if sock.family == socket.AF_UNIX else None})
         task = asyncio.create_task(self._host(sock, identity, connection))
         self._open[task] = connection
-        task.add_done_callback(lambda done: self._release(done, sock, source))
+        task.add_done_callback(lambda done: self._release(done, sock, place))
 
-    def _release(self, task: asyncio.Task[None], sock: socket.socket, source: str | None) -> None:
+    def _yielded(self, _: asyncio.Task[None]) -> None:
+        self._yielding -= 1
+
+    def _release(self, task: asyncio.Task[None], sock: socket.socket, place: Place | None) -> None:
         """However the connection ended, before its task began to run too: exactly once for each that entered."""
         sock.close()
         del self._open[task]
-        if source is not None and self._admission is not None:
-            self._admission.leave(source)
+        if place is not None:
+            place.leave()
         if not task.cancelled() and (error := task.exception()) is not None:
             self.log.error("listener.failed", exc_info=error)
 
@@ -278,6 +292,12 @@ class _Connection(H11Protocol):
         self._origin = origin
         self._owed: asyncio.TimerHandle | None = None
         self._unread: asyncio.TimerHandle | None = None
+
+    @property
+    def at_work(self) -> bool:
+        """Whether a whole request waits for its answer: the peer owes us nothing."""
+        return (self.cycle is not None and not self.cycle.response_complete
+                and self.conn.their_state in (h11.DONE, h11.MUST_CLOSE))
 
     # The peer owes us a request
 
@@ -322,7 +342,8 @@ class _Connection(H11Protocol):
     def _watch_reader(self) -> None:
         if self._unread is None:
             waiting = self.transport.get_write_buffer_size()
-            self._unread = self.loop.call_later(self._limits.request_s, self._judge_reader, waiting)
+            patience = self._limits.request_s if waiting or not self.transport.is_closing() else _LINGER
+            self._unread = self.loop.call_later(patience, self._judge_reader, waiting)
 
     def _judge_reader(self, before: int) -> None:
         self._unread = None

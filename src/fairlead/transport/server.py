@@ -24,8 +24,9 @@ import asyncssh
 from asyncssh.packet import SSHPacket
 
 from fairlead.base.clock import Clock
+from fairlead.base.descriptors import accept_all
 from fairlead.keys.ssh import KeyRefused, PrivateKey, PublicKey
-from fairlead.transport.admission import Admission, plain_address
+from fairlead.transport.admission import Admission, Place, plain_address
 from fairlead.transport.channel import Channel, GuardedServerChannel, Session
 from fairlead.transport.connection import Guarded, Wanted, host_and_port, refusal
 from fairlead.transport.forwarder import deliver
@@ -83,13 +84,16 @@ class Listener:
     door: Door
     admission: Admission
     clock: Clock
-    servers: list[asyncio.Server] = field(default_factory=list)
+    sockets: dict[socket.socket, asyncio.Task[None]] = field(default_factory=dict)
     strangers: set["Guest"] = field(default_factory=set)
 
     async def close(self) -> None:
         """Stop accepting and send strangers away. Tunnels go on until their user closes them."""
-        for server in self.servers:
-            server.close()
+        for task in self.sockets.values():
+            task.cancel()
+        await asyncio.gather(*self.sockets.values(), return_exceptions=True)
+        for sock in self.sockets:
+            sock.close()
         for guest in tuple(self.strangers):
             guest.dismiss()
 
@@ -101,13 +105,9 @@ async def listen(sockets: Sequence[socket.socket], *, host_key: PrivateKey, door
     loop = asyncio.get_running_loop()
     listener = Listener(door, admission, clock)
     options = server_options(lambda: Guest(listener), host_key, keepalive)
-    try:
-        for sock in sockets:
-            listener.servers.append(await loop.create_server(
-                lambda: ServerConnection(loop, options), sock=sock, backlog=_BACKLOG))
-    except BaseException:
-        await listener.close()
-        raise
+    for sock in sockets:
+        sock.listen(_BACKLOG)
+        listener.sockets[sock] = loop.create_task(accept_all(sock, lambda: ServerConnection(loop, options)))
     return listener
 
 
@@ -120,6 +120,7 @@ class Guest(asyncssh.SSHServer):
         self._connection: ServerConnection | None = None
         self._source = ""
         self._address = ""
+        self._place: Place | None = None
         self._deadline = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._tunnel: Tunnel | None = None
@@ -136,10 +137,15 @@ class Guest(asyncssh.SSHServer):
         name = conn.get_extra_info("peername") or ("", 0)
         self._source = plain_address(str(name[0]))
         self._address = f"[{self._source}]:{name[1]}" if ":" in self._source else f"{self._source}:{name[1]}"
-        if self._listener.admission.enter(self._source):
+        self._place = self._listener.admission.enter(self._source, self._yields)
+        if self._place:
             self._listener.strangers.add(self)
         else:
             conn.abort()
+
+    def _yields(self) -> bool:
+        self.dismiss()
+        return True
 
     def dismiss(self) -> None:
         """Send it away."""
@@ -161,9 +167,10 @@ class Guest(asyncssh.SSHServer):
                 self._door.left(tunnel)
 
     def _no_stranger(self) -> None:
-        if self in self._listener.strangers:
-            self._listener.strangers.remove(self)
-            self._listener.admission.leave(self._source)
+        self._listener.strangers.discard(self)
+        if self._place:
+            self._place.leave()
+            self._place = None
 
     # Who it is.
 

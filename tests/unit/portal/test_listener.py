@@ -10,13 +10,14 @@ import os
 import socket
 import ssl
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 from structlog.testing import capture_logs
 
 from fairlead.base.errors import OperatorError
@@ -38,25 +39,39 @@ LIMITS = Limits(handshake_s=30.0, request_s=20.0, body_bytes=1000)  # room for a
 PLAIN = b"GET /where HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
+@dataclass(eq=False)
+class Counted:
+    count: "Count"
+    yields: Callable[[], bool]
+
+    def leave(self) -> None:
+        if self in self.count.inside:
+            self.count.inside.remove(self)
+            self.count.changed.set()
+
+
 class Count:
     """An admission that can be looked into."""
 
-    def __init__(self, most: int = 100) -> None:
+    def __init__(self, most: int = 100, *, yielding: bool = False) -> None:
         self.most = most
-        self.inside: list[str] = []
+        self.yielding = yielding
+        self.inside: list[Counted] = []
         self.refused = 0
         self.changed = asyncio.Event()
 
-    def enter(self, source: str) -> bool:
-        if len(self.inside) >= self.most:
+    def enter(self, source: str, yields: Callable[[], bool]) -> "Counted | None":
+        if len(self.inside) >= self.most and not self._room():
             self.refused += 1
-            return False
-        self.inside.append(source)
-        return True
+            return None
+        self.inside.append(Counted(self, yields))
+        return self.inside[-1]
 
-    def leave(self, source: str) -> None:
-        self.inside.remove(source)
-        self.changed.set()
+    def _room(self) -> bool:
+        gone = next((place for place in tuple(self.inside) if place.yields()), None) if self.yielding else None
+        if gone is not None:
+            gone.leave()
+        return gone is not None
 
     async def empty(self) -> None:
         async with asyncio.timeout(5):
@@ -234,6 +249,35 @@ async def test_half_open_handshakes_are_counted_and_freed(root: Root) -> None:
         assert body_of(heard)["path"] == "/where"
 
 
+async def test_who_owes_us_bytes_makes_room_and_a_whole_request_does_not(root: Root) -> None:
+    running, finish = asyncio.Event(), asyncio.Event()
+
+    async def slow(scope: Any, receive: Receive, send: Send) -> None:
+        running.set()
+        await finish.wait()
+        await answer(send, b"done")
+
+    admission = Count(most=2, yielding=True)
+    async with listening(slow, presented=Presented(identity_of(root.leaf())), admission=admission,
+                         limits=replace(LIMITS, connections=2)) as (listener, port):
+        asked = asyncio.create_task(talk(port, PLAIN, root.pair.trusting()))
+        await running.wait()
+        half_open, _ = await asyncio.open_connection("127.0.0.1", port)
+        for context in (root.pair.trusting(), root.pair.trusting()):  # one in the place of the other
+            slow_one, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname=NAME)
+            async with asyncio.timeout(30):
+                assert await half_open.read() == b""
+            assert (admission.refused, len(admission.inside)) == (0, 2)
+            half_open = slow_one
+        writer.write(PLAIN)
+        finish.set()
+        async with asyncio.timeout(30):
+            assert b"done" in (await asked)[0]
+            assert b"done" in await slow_one.read()
+        await admission.empty()
+        assert len(listener) == 0
+
+
 async def test_each_end_of_a_connection_is_counted_once(root: Root) -> None:
     admission = Count()
     async with listening(presented=Presented(identity_of(root.leaf())), admission=admission) as (_, port):
@@ -318,6 +362,26 @@ async def test_a_body_over_the_limit_is_answered_unread() -> None:
         assert body_of(heard)["code"] == "FL-HTTP-TOO-LARGE"
         heard, _ = await talk(port, b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n" + bytes(1000))
         assert body_of(heard)["size"] == 1000
+
+
+def test_what_comes_after_the_answer_is_not_read_for_long(root: Root) -> None:
+    def pour(port: int) -> None:
+        with root.pair.trusting().wrap_socket(socket.create_connection(("127.0.0.1", port), 30),
+                                              server_hostname=NAME) as sock:
+            sock.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10737418240\r\n\r\n")
+            while True:
+                sock.sendall(bytes(1000))
+
+    async def pouring() -> None:
+        async with listening(presented=Presented(identity_of(root.leaf())),
+                             limits=replace(LIMITS, request_s=60.0)) as (_, port):
+            poured = asyncio.ensure_future(asyncio.to_thread(pour, port))
+            async with asyncio.timeout(10):
+                await asyncio.wait([poured])
+            assert isinstance(poured.exception(), OSError)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # as the daemons run; asyncio's own hangs up
+        runner.run(pouring())
 
 
 async def test_an_endless_body_is_answered_where_the_count_runs_over() -> None:
@@ -421,22 +485,6 @@ async def test_a_fault_of_ours_is_logged_and_not_shown() -> None:
         assert body_of(heard)["code"] == "FL-INTERNAL"
         assert b"secret" not in heard
         assert [entry["event"] for entry in logs] == ["request.failed"]
-
-
-async def test_no_descriptors_left_is_said_once_and_survived(monkeypatch: pytest.MonkeyPatch) -> None:
-    loop, failures = asyncio.get_running_loop(), [errno.EMFILE, errno.EMFILE, errno.ECONNABORTED]
-    accept = loop.sock_accept
-
-    async def failing(sock: socket.socket) -> Any:
-        if failures:
-            raise OSError(failures.pop(0), "refused by the test")
-        return await accept(sock)
-
-    monkeypatch.setattr(loop, "sock_accept", failing)
-    with capture_logs() as logs:
-        async with listening() as (_, port):
-            assert body_of((await talk(port, PLAIN))[0])["path"] == "/where"
-    assert [entry["event"] for entry in logs] == ["listener.exhausted"]
 
 
 async def test_closing_lets_a_running_request_end_and_cuts_what_does_not() -> None:

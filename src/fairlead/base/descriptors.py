@@ -1,0 +1,119 @@
+"""Open file descriptors: all that the system grants, and the last of them kept for ourselves.
+
+Rules, and what each stops:
+
+1. A connection is accepted only while more than `SPARE` descriptors are left: a flood leaves the store, the control
+   socket and our own connections what they need, so an operator can still ask what is wrong.
+2. No error of accept(2) ends a loop that accepts, and none makes it spin: it pauses, and goes on.
+3. That it paused is said once a minute, however often it happens: strangers do not write our log.
+"""
+
+import asyncio
+import errno
+import os
+import resource
+import socket
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import structlog
+
+SPARE = 64
+"""Kept for ourselves; of fewer than four times as many, a quarter."""
+PAUSE_S = 0.1
+SAID_FOR_S = 60.0
+_TOGETHER = 64
+"""Connections that are accepted before others get their turn."""
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+log = structlog.get_logger("fairlead.descriptors")
+
+
+def take_all() -> None:
+    """Raise this process's limit to the highest that it may have: many shells grant 1024 unless asked."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def problems() -> list[str]:
+    """A line when there are no descriptors left for new connections, for whoever asks how the node is."""
+    try:
+        lowest = os.dup(0)  # the kernel gives the lowest number that is free
+    except OSError as error:
+        return [_problem()] if error.errno in _EXHAUSTED else []
+    os.close(lowest)
+    return [_problem()] if lowest >= _enough() else []
+
+
+async def accepting(listening: socket.socket, *, reserved: bool = False) -> AsyncIterator[tuple[socket.socket, Any]]:
+    """Each connection to *listening*, with its address, until cancelled; the caller closes all three.
+
+    *reserved*: it may take the last descriptors. That is for a door to which strangers do not come.
+    """
+    loop = asyncio.get_running_loop()
+    listening.setblocking(False)
+    said = float("-inf")
+    taken = 0
+    while True:
+        reason = ""
+        try:
+            sock, address = listening.accept()
+        except BlockingIOError:
+            await _readable(loop, listening)
+            continue
+        except OSError as error:
+            if error.errno not in _EXHAUSTED:
+                await asyncio.sleep(0)  # that of a connection that is gone already (accept(2))
+                continue
+            reason = os.strerror(error.errno)
+        else:
+            if not reserved and sock.fileno() >= _enough():
+                sock.close()
+                reason = "the last descriptors are kept"
+        if not reason:
+            sock.setblocking(False)
+            yield sock, address
+            taken = (taken + 1) % _TOGETHER
+            if not taken:
+                await asyncio.sleep(0)
+            continue
+        if time.monotonic() - said > SAID_FOR_S:
+            said = time.monotonic()
+            log.warning("listener.exhausted", code="FL-DESCRIPTORS", reason=reason, at=str(listening.getsockname()))
+        await asyncio.sleep(PAUSE_S)
+
+
+async def accept_all(listening: socket.socket, factory: Callable[[], asyncio.BaseProtocol]) -> None:
+    """Give each connection to *listening* a protocol from *factory*, until cancelled."""
+    loop = asyncio.get_running_loop()
+    async for sock, _ in accepting(listening):
+        try:
+            await loop.connect_accepted_socket(factory, sock)
+        except OSError:  # gone already
+            sock.close()
+
+
+def _enough() -> int:
+    """The first number that is no longer given away."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return limit - min(SPARE, limit // 4)
+
+
+def _problem() -> str:
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return f"of {limit} descriptors only the last are left: new connections are refused [FL-DESCRIPTORS]"
+
+
+async def _readable(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
+    ready: asyncio.Future[None] = loop.create_future()
+    loop.add_reader(sock, _wake, ready)
+    try:
+        await ready
+    finally:
+        loop.remove_reader(sock)
+
+
+def _wake(ready: asyncio.Future[None]) -> None:
+    if not ready.done():
+        ready.set_result(None)
