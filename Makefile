@@ -1,10 +1,11 @@
 # make setup   once; everything else does it first (a second time it takes no time)
 # make test    what a change must pass; make test-all adds the tests that run the whole product (PART=k/n: a share of it)
+# make fuzz    looks for input that a decoder of ours cannot bear, a minute a decoder (TARGET=name SECONDS=n)
 
 BIN := .venv/bin
 PYTEST := $(BIN)/pytest -n 2 --dist loadfile
 
-.PHONY: setup demo test test-all check bench lock clean
+.PHONY: setup demo test test-all fuzz check bench lock clean
 
 setup:
 	@packaging/setup
@@ -17,6 +18,9 @@ test: setup
 
 test-all: setup
 	$(PYTEST) $(if $(PART),--part $(PART))
+
+fuzz: setup
+	$(BIN)/python tests/fuzz/fuzz.py $(TARGET) $(SECONDS)
 
 check: setup
 	$(BIN)/ruff check

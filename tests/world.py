@@ -7,10 +7,11 @@ import asyncio
 import contextlib
 import json
 import secrets
+import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 from uuid import UUID, uuid4
 
 import pytest
@@ -43,6 +44,7 @@ from fairlead.store.sqlite import SQLiteStore
 START = 1_767_225_600 * SECOND
 SOURCE = "192.0.2.7"
 Role = Literal["controller", "engine"]
+T = TypeVar("T")
 VECTORS: dict[str, Any] = json.loads((Path(__file__).parent / "vectors" / "join-v1.json").read_text())
 
 
@@ -63,8 +65,15 @@ class ManualClock:
         self.instant = START + round(seconds * SECOND)
 
 
+class Death(BaseException):
+    """The process ends here, as by SIGKILL: nothing handles it, and nothing is written any more."""
+
+
 class Interposed:
-    """The store, with a place to step in between what somebody read and the transaction that he decided on."""
+    """The store, with a place to step in between what somebody read and the transaction that he decided on.
+
+    It may also stop the world before or after any of its writes, which are counted.
+    """
 
     def __init__(self, store: SQLiteStore) -> None:
         self.inner = store
@@ -72,6 +81,31 @@ class Interposed:
         """While it is not set, nobody hears of changes."""
         self.flowing.set()
         self._steps: list[tuple[str, Callable[[], Awaitable[object]]]] = []
+        self.writes = 0
+        """How many were asked for, leases included."""
+        self._stop: tuple[int, bool, BaseException] | None = None
+        self._dead = False
+
+    def stop_at(self, write: int, error: BaseException, *, happened: bool) -> None:
+        """Raise *error* at the *write*-th from here, once, in place of doing it, or after it has *happened*."""
+        self._stop = (self.writes + write, happened, error)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the stop that was asked for has come."""
+        return self._stop is None
+
+    async def _write(self, write: Callable[[], Awaitable[T]]) -> T:
+        if self._dead:
+            raise Death
+        self.writes += 1
+        if self._stop is None or self.writes != self._stop[0]:
+            return await write()
+        (_, happened, error), self._stop = self._stop, None
+        if happened:
+            await write()
+        self._dead = isinstance(error, Death)
+        raise error
 
     def step_in(self, prefix: str, action: Callable[[], Awaitable[object]]) -> None:
         """Do *action* once, just before the next transaction that writes below *prefix*."""
@@ -83,7 +117,7 @@ class Interposed:
                 self._steps.remove(step)
                 await step[1]()
                 break
-        return await self.inner.transact(compare, then)
+        return await self._write(lambda: self.inner.transact(compare, then))
 
     async def get(self, key: str) -> Record | None:
         return await self.inner.get(key)
@@ -92,7 +126,7 @@ class Interposed:
         return await self.inner.list(prefix)
 
     async def grant(self, seconds: int) -> int:
-        return await self.inner.grant(seconds)
+        return await self._write(lambda: self.inner.grant(seconds))
 
     async def now(self) -> int:
         return await self.inner.now()
@@ -145,6 +179,7 @@ class Answer:
 class World:
     """One Controller, ``ctl-1``."""
 
+    folder: Path
     clock: ManualClock
     store: Interposed
     cluster_uuid: UUID
@@ -152,6 +187,8 @@ class World:
     host_key: PrivateKey
     leaf: bytes
     """DER of the certificate that the portal presents."""
+    root: bytes
+    """DER of the certificate that signed it."""
     directory: Directory
     audit: AuditLog
     refusals: RefusalCounter
@@ -309,22 +346,55 @@ class World:
 async def open_world(folder: Path) -> AsyncIterator[World]:
     """A new cluster in *folder*; everything that was started ends with the block."""
     clock = ManualClock()
+    async with _opened(folder, clock) as store, _following(await _found(folder, clock, store)) as world:
+        yield world
+
+
+@contextlib.asynccontextmanager
+async def open_again(world: World, folder: Path, lost: int = 0) -> AsyncIterator[World]:
+    """What a new process makes of what the Controller's process has left on its disk, copied into a new *folder*.
+
+    *lost*: so many bytes that the store wrote last did not get to the disk.
+    """
+    _copy_store(world.folder, folder, lost)
+    async with _opened(folder, world.clock) as store:
+        again = await _assembled(folder, world.clock, store, world.cluster_uuid, world.controller, world.host_key,
+                                 world.leaf, world.root)
+        async with _following(again):
+            yield again
+
+
+def _copy_store(source: Path, target: Path, lost: int) -> None:
+    target.mkdir()
+    for file in source.glob("store.db*"):
+        shutil.copy2(file, target)
+    if lost:
+        with (target / "store.db-wal").open("r+b") as wal:
+            wal.truncate(wal.seek(0, 2) - lost)
+
+
+@contextlib.asynccontextmanager
+async def _opened(folder: Path, clock: ManualClock) -> AsyncIterator[Interposed]:
     inner = SQLiteStore.open(folder / "store.db", clock)
     try:
-        world = await _found(clock, Interposed(inner))
-        tasks = [asyncio.ensure_future(f) for f in (world.directory.follow(), world.enrolment.follow())]
-        try:
-            yield world
-        finally:
-            for task in tasks:
-                task.cancel()
-            ended = await asyncio.gather(*tasks, return_exceptions=True)
-        assert all(isinstance(end, asyncio.CancelledError) for end in ended), ended
+        yield Interposed(inner)
     finally:
         await inner.close()
 
 
-async def _found(clock: ManualClock, store: Interposed) -> World:
+@contextlib.asynccontextmanager
+async def _following(world: World) -> AsyncIterator[World]:
+    tasks = [asyncio.ensure_future(f) for f in (world.directory.follow(), world.enrolment.follow())]
+    try:
+        yield world
+    finally:
+        for task in tasks:
+            task.cancel()
+        ended = await asyncio.gather(*tasks, return_exceptions=True)
+    assert all(isinstance(end, asyncio.CancelledError) for end in ended), ended
+
+
+async def _found(folder: Path, clock: ManualClock, store: Interposed) -> World:
     cluster_uuid, host, user = uuid4(), PrivateKey.generate(), PrivateKey.generate()
     authority = Authority.create(cluster_uuid, clock.now())
     leaf = der_of(authority.issue_portal(cluster_uuid, ["192.0.2.10"], clock.now()).certificate_pem)
@@ -341,6 +411,11 @@ async def _found(clock: ManualClock, store: Interposed) -> World:
         Put(records.KEYS + user.public.fingerprint,
             records.encode(KeyEntry(controller.id, "user", "active", "", user.public.line)))]
     assert (await store.transact([], entries)).succeeded
+    return await _assembled(folder, clock, store, cluster_uuid, controller, host, leaf, root)
+
+
+async def _assembled(folder: Path, clock: ManualClock, store: Interposed, cluster_uuid: UUID, controller: Node,
+                     host: PrivateKey, leaf: bytes, root: bytes) -> World:
     directory = Directory(store)
     await directory.load()
     audit, refusals = AuditLog(store, "ctl-1"), RefusalCounter()
@@ -355,8 +430,8 @@ async def _found(clock: ManualClock, store: Interposed) -> World:
     portal = Portal(enrolment=enrolment, directory=directory, registry=registry, replay=ReplayCache(),
                     cluster_uuid=cluster_uuid, node_id=controller.id, host_key=host, started=clock.now() - SECOND,
                     presented=lambda digest: digest == sha256(leaf), now=store.now)
-    return World(clock, store, cluster_uuid, controller, host, leaf, directory, audit, refusals, registry, enrolment,
-                 portal)
+    return World(folder, clock, store, cluster_uuid, controller, host, leaf, root, directory, audit, refusals, registry,
+                 enrolment, portal)
 
 
 async def refusal(work: Coroutine[Any, Any, object]) -> str:

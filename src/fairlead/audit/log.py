@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from fairlead.audit.record import GENESIS, AuditRecord, Entry, Head, broken, chain, decode, verify
+from fairlead.base import strict
 from fairlead.base.clock import MINUTE, rfc3339
 from fairlead.store.protocol import (
     Absent,
@@ -200,7 +201,7 @@ def encode_head(head: Head) -> bytes:
 def decode_head(value: bytes) -> Head:
     """The reverse. Raises Refused ``FL-AUDIT-BROKEN``."""
     try:
-        head = Head(**json.loads(value))
+        head = Head(**strict.loads(value))
         if encode_head(head) != value or type(head.seq) is not int:
             raise ValueError("not in canonical form")
     except (ValueError, TypeError) as error:

@@ -17,6 +17,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 
+from fairlead.base.clock import LAST_INSTANT
 from fairlead.base.errors import Refused, printable
 
 LONGEST_TEXT = 1000  # characters of one text in a record
@@ -90,7 +91,7 @@ def decode(line: bytes, place: str) -> AuditRecord:
     try:
         record = AuditRecord(**json.loads(line))
         texts = (record.node, record.event, record.subject, record.by, record.previous)
-        if (record.encoded() != line or {type(text) for text in texts} != {str}
+        if (record.encoded() != line or not 0 <= record.time < LAST_INSTANT or {type(text) for text in texts} != {str}
                 or {type(number) for number in (record.seq, record.time)} != {int}  # a bool is an int, but not here
                 or not {type(value) for value in record.details.values()} <= {str, int}):
             raise ValueError("not in canonical form")

@@ -8,6 +8,7 @@ SECOND = 1_000_000  # microseconds
 MINUTE = 60 * SECOND
 HOUR = 60 * MINUTE
 DAY = 24 * HOUR
+LAST_INSTANT = 253_402_300_800 * SECOND  # the year 10000, of which `rfc3339` cannot speak
 
 
 class Clock(Protocol):

@@ -21,7 +21,7 @@ class FairleadError(Exception):
     def line(self) -> str:
         """One printable line: message, remedy, code. Control characters of hostile input are shown escaped."""
         text = f"{self.message}; {self.remedy}" if self.remedy else self.message
-        return f"{printable(text)} [{self.code}]"
+        return f"{printable(text)} [{printable(self.code)}]"
 
 
 class Refused(FairleadError):

@@ -16,9 +16,12 @@ from fairlead.base.errors import OperatorError
 
 
 def make_private_folder(path: Path) -> None:
-    """Make *path* with mode 0700 where it is missing; an existing one is checked. Raises OperatorError."""
+    """Make *path* with mode 0700 where it is missing, durably; an existing one is checked. Raises OperatorError."""
     try:
+        missing = [folder for folder in (path, *path.parents) if not folder.exists()]
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in missing:  # or a power cut takes the folder, with all that was synced in it
+            sync_folder(folder.parent)
     except OSError as error:
         raise OperatorError("FL-STATE-UNWRITABLE", f"the state folder {path} cannot be made: {error.strerror}",
                             "choose another with --state, or have its parent folder made for this user") from error

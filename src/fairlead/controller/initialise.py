@@ -134,8 +134,9 @@ def destroy(state: Path) -> None:
     """Remove everything that makes *state* a Controller. Raises OperatorError when there is none."""
     if not (state / configuration.FILE).exists():
         raise OperatorError("FL-STATE-MISSING", f"there is no Controller in {state}", "name its folder with --state")
-    (state / configuration.FILE).unlink()
     _clear(state)
+    remove(state / PENDING)
+    remove(state / configuration.FILE)  # last: until then it can be repeated
 
 
 def _refuse_foreign(state: Path) -> None:

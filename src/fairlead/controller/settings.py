@@ -36,6 +36,8 @@ class ControllerSettings(NodeSettings):
     def _listen(cls, values: list[str]) -> list[str]:
         for value in values:
             ip_address(value)
+            if not (value.isascii() and value.isprintable()):  # what follows a % is not looked at otherwise
+                raise ValueError("no interface has this name")
         return values
 
     @property

@@ -19,10 +19,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from fairlead.base import strict
 from fairlead.base.clock import rfc3339
 from fairlead.base.errors import Refused
 from fairlead.enrol.anchor import Anchor, AnchorController
-from fairlead.enrol.exchange import no_repeats
 from fairlead.enrol.token import Token
 from fairlead.keys.seal import hpke_open, hpke_seal
 from fairlead.keys.ssh import KeyRefused, PublicKey
@@ -112,8 +112,11 @@ def decode(data: bytes) -> Bundle:
             raise ValueError("unknown format")
         if file.node is not None:
             check_name(file.node)
+        cluster_uuid = UUID(file.cluster_uuid)
+        if str(cluster_uuid) != file.cluster_uuid:  # UUID takes braces, underscores and other digits too
+            raise ValueError("cluster_uuid is not in its usual form")
         anchor = Anchor(
-            UUID(file.cluster_uuid), tuple(file.join_versions),
+            cluster_uuid, tuple(file.join_versions),
             tuple(c.public_bytes(Encoding.DER) for c in
                   x509.load_pem_x509_certificates(file.ca_certificate.encode())),
             tuple(AnchorController(c.name, c.address, c.portal_port, c.tls_name, PublicKey.from_line(c.host_key))
@@ -122,7 +125,7 @@ def decode(data: bytes) -> Bundle:
         where = ".".join(str(part) for part in error.errors()[0]["loc"])
         raise Refused("FL-BUNDLE-FORMAT", f"this is not a credential bundle: {where}: {error.errors()[0]['msg']}",
                       "export it again with `fairlead bundle export`") from None
-    except (KeyRefused, ValueError, Refused) as error:
+    except (KeyRefused, ValueError, x509.InvalidVersion, Refused) as error:
         raise Refused("FL-BUNDLE-DAMAGED", f"the bundle is damaged: {error}", "export it again") from None
     token = Token.decode(file.token)
     if anchor.hash != token.pin:
@@ -180,8 +183,8 @@ def _fields(data: bytes) -> dict[str, Any]:
     if len(data) > MOST_BYTES:
         raise Refused("FL-BUNDLE-FORMAT", f"this is not a credential bundle: larger than {MOST_BYTES} bytes")
     try:
-        fields = json.loads(data, object_pairs_hook=no_repeats)
-    except (ValueError, RecursionError):
+        fields = strict.loads(data)
+    except ValueError:
         raise Refused("FL-BUNDLE-FORMAT", "this is not a credential bundle, or it was cut off",
                       "copy the whole file, or export it again") from None
     if not isinstance(fields, dict):

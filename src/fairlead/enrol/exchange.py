@@ -17,16 +17,18 @@ Join protocol, sections 4, 5 and 7.
 
 import json
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from fairlead.base import strict
 from fairlead.base.errors import Refused
 from fairlead.enrol.anchor import Anchor
 from fairlead.enrol.token import NAMESPACE as TOKEN_NAMESPACE
 from fairlead.keys.ssh import SIGNATURE_BYTES, KeyRefused, PrivateKey, PublicKey
 from fairlead.keys.wire import b64, from_b64, sha256, string, u32
+from fairlead.link.messages import InternalAddress, Port
 from fairlead.nodes.name import is_name
 from fairlead.nodes.node import USERS, Endpoint
 
@@ -100,9 +102,9 @@ class _Strict(BaseModel):
 
 class _Endpoint(_Strict):
     address: str = Field(min_length=1, max_length=253, pattern=r"^[A-Za-z0-9._:-]+$")
-    api_port: int = Field(ge=1, le=65535)
-    portal_port: int = Field(ge=1, le=65535)
-    ssh_port: int = Field(ge=1, le=65535)
+    api_port: Port
+    portal_port: Port
+    ssh_port: Port
 
 
 class _Request(_Strict):
@@ -212,10 +214,10 @@ class CoreController(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
     name: str
     address: str
-    portal_port: int
-    ssh_port: int
-    internal_address: str
-    host_key: str
+    portal_port: Port
+    ssh_port: Port
+    internal_address: InternalAddress
+    host_key: Annotated[str, AfterValidator(lambda line: PublicKey.from_line(line).line)]
     user_key: str
     node_id: str = ""
     """Whom signed calls name."""
@@ -231,9 +233,9 @@ class Core(BaseModel):
     node_id: str
     role: Role
     user: str
-    internal_address: str
+    internal_address: InternalAddress
     keys_hash: str
-    commit_within_s: int
+    commit_within_s: int = Field(ge=0, lt=2**31)
     server_time: str
     controllers: list[CoreController] = Field(min_length=1, max_length=8)
 
@@ -265,8 +267,8 @@ def believe(body: bytes, claim: Claim, anchor: Anchor) -> tuple[Core, bytes]:
     if not any(key.verifies(SERVER_NAMESPACE, signed, signature) for key in anchor.host_keys(signer)):
         raise _distrust("the reply is not signed by a Controller that the bundle names")
     try:
-        core = Core.model_validate(json.loads(core_bytes))
-    except (ValueError, RecursionError):
+        core = Core.model_validate(strict.loads(core_bytes))
+    except ValueError:
         raise _distrust("the reply's core is malformed") from None
     if (core.node, core.role, core.keys_hash) != (claim.node, claim.role, claim.keys_hash.hex()):
         raise _distrust("the reply speaks of another node, role or keys")
@@ -284,22 +286,14 @@ def strict_object(body: bytes, most: int) -> dict[str, Any]:
     try:
         if len(body) > most:
             raise ValueError("too large")
-        value = json.loads(body, object_pairs_hook=no_repeats)
-    except (ValueError, RecursionError):
+        value = strict.loads(body)
+    except ValueError:
         raise Refused("FL-JOIN-FORMAT", "the request is not the JSON object that it must be") from None
     if not isinstance(value, dict) or any(isinstance(inner, list) or (
             isinstance(inner, dict) and any(isinstance(leaf, dict | list) for leaf in inner.values()))
             for inner in value.values()):
         raise Refused("FL-JOIN-FORMAT", "the request is not the JSON object that it must be")
     return value
-
-
-def no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """For ``json.loads``: an object in which no field is said twice. Raises ValueError."""
-    fields = dict(pairs)
-    if len(fields) != len(pairs):
-        raise ValueError("a field is repeated")
-    return fields
 
 
 def _sized(text: str, size: int, what: str) -> bytes:

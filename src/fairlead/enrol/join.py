@@ -16,6 +16,7 @@ Join protocol, sections 3, 5, 6 (joiner) and 7.
 import asyncio
 import contextlib
 import json
+import re
 import secrets
 import ssl
 from collections.abc import Callable
@@ -23,9 +24,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NoReturn
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from fairlead.base import files
+from fairlead.base import files, strict
 from fairlead.base.backoff import FullJitter
 from fairlead.base.clock import Clock, rfc3339
 from fairlead.base.errors import FairleadError, OperatorError, Refused
@@ -38,7 +39,7 @@ from fairlead.enrol.bundle import Bundle, Role
 from fairlead.enrol.request import JoinRequest
 from fairlead.enrol.token import Token
 from fairlead.enrol.trust import FILE as TRUST_FILE
-from fairlead.enrol.trust import HOST_KEY, KEYS, USER_KEY, Trust, save_key
+from fairlead.enrol.trust import HOST_KEY, KEYS, USER_KEY, Trust, load, save_key
 from fairlead.keys.seal import new_recipient, recipient_public
 from fairlead.keys.ssh import PrivateKey, PublicKey
 from fairlead.keys.wire import b64, from_b64, sha256
@@ -56,6 +57,8 @@ SOFTWARE = "fairlead/0.1"
 GRACE_S = 60
 FIRST_DELAY_S = 0.5
 MOST_DELAY_S = 15.0
+COMMIT_S = 15.0
+"""For one connection that may only commit: the Controller cuts it then."""
 DEFAULT_LIFETIME_S = 600
 _FINAL = frozenset(("FL-JOIN-EXPIRED", "FL-JOIN-REVOKED", "FL-JOIN-FROZEN", "FL-JOIN-CONFLICT", "FL-JOIN-USED"))
 """The token is spent for this machine: its secret and the bundle are wiped."""
@@ -72,14 +75,11 @@ class _Pending(BaseModel):
     fairlead_join: Literal[1] = 1
     role: Role
     node: str
-    host_key: str
-    user_key: str
-    recipient: str = ""
-    token: str = ""
-    core: str = ""
-
-    def __repr__(self) -> str:
-        return f"_Pending({self.role} {self.node})"
+    host_key: str = Field(repr=False)
+    user_key: str = Field(repr=False)
+    recipient: str = Field(default="", repr=False)
+    token: str = Field(default="", repr=False)
+    core: str = Field(default="", repr=False)
 
 
 @dataclass(slots=True)
@@ -121,9 +121,14 @@ class Joiner:
         Raises FairleadError: what happened, why, what to do.
         """
         files.make_private_folder(self.state)
-        self._refuse_joined()
+        if not (ended := self._ended(bundle)):
+            self._refuse_joined()
         with files.alone(self.state):
-            return await self._join(bundle, forget, settle)
+            if not ended:
+                return await self._join(bundle, forget, settle)
+            self._wipe()
+            forget()
+            return load(self.state)
 
     async def _join(self, bundle: Bundle, forget: Callable[[], None], settle: Callable[[], None]) -> Trust:
         if bundle.role != self.role:
@@ -316,13 +321,13 @@ class Joiner:
         tunnel = await dial(controller.address, controller.ssh_port, peer=peer, key=user, host_keys=[host_key],
                             keepalive=Keepalive(), clock=self.clock)
         try:
-            async with asyncio.timeout(15):
+            async with asyncio.timeout(COMMIT_S):
                 channel = await tunnel.subsystem(SUBSYSTEM)
                 await channel.send(frames.encode(message))
                 decoder = frames.Decoder(frames.MOST_COMMIT_BYTES)
                 while chunk := await channel.receive():
                     for reply in decoder.feed(chunk):
-                        if reply.get("result") == "committed":
+                        if (reply.get("v"), reply.get("result")) == (exchange.VERSION, "committed"):
                             return
                         raise Refused(str(reply.get("error", "FL-JOIN-REFUSED")),
                                       str(reply.get("message", "the join was refused")), str(reply.get("remedy", "")))
@@ -335,15 +340,23 @@ class Joiner:
     # -- what is on disk ----------------------------------------------------------------------------------------------
 
     def _refuse_joined(self) -> None:
-        if (self.state / TRUST_FILE).exists() and not self._removed():
+        if self._joined():
             raise OperatorError("FL-ALREADY-JOINED", f"the node in {self.state} has joined a cluster already",
                                 f"`fairlead {self.role} {'leave' if self.role == 'engine' else 'destroy'}` first, or "
                                 "use another --state")
+
+    def _joined(self) -> bool:
+        return (self.state / TRUST_FILE).exists() and not self._removed()
 
     def _removed(self) -> bool:
         with contextlib.suppress(ValueError, OSError):
             return bool(json.loads((self.state / TRUST_FILE).read_bytes()).get("removed"))
         return False
+
+    def _ended(self, bundle: Bundle) -> bool:
+        """Whether the node has joined with this very bundle, and was stopped before that was wiped."""
+        known = self._load() if self._joined() else None
+        return known is not None and known.token == bundle.token.encode()
 
     def _pending_for(self, bundle: Bundle) -> _Pending:
         """The keys to go on with: those of this bundle's earlier attempt, or of the request that it answers."""
@@ -391,7 +404,9 @@ class Joiner:
         self._wipe()
 
     def _wipe(self) -> None:
-        files.remove(self.state / PENDING / JOURNAL)
+        """Remove the secret, and what a crash left half written of it; the journal last, so that this is repeated."""
+        for file in sorted((self.state / PENDING).iterdir(), key=lambda file: file.name == JOURNAL):
+            files.remove(file)
         with contextlib.suppress(OSError):
             (self.state / PENDING).rmdir()
 
@@ -403,8 +418,10 @@ def _keys(pending: _Pending) -> tuple[PrivateKey, PrivateKey]:
 def _refusal(answer: Incoming) -> FairleadError:
     """The refusal in a portal's answer. A stranger's answer was read over a verified connection."""
     try:
-        body = json.loads(answer.body)
-        return Refused(str(body["code"])[:64], str(body["error"])[:1000], str(body.get("remedy", ""))[:1000])
+        body = strict.loads(answer.body)
+        if not re.fullmatch("FL(-[A-Z0-9]{1,20}){1,4}", body["code"]):
+            raise ValueError("not a code")
+        return Refused(body["code"], str(body["error"])[:1000], str(body.get("remedy", ""))[:1000])
     except (ValueError, KeyError, TypeError):
         return Refused("FL-PEER-PROTOCOL", f"the portal answered {answer.status} without a reason")
 

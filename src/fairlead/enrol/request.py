@@ -10,11 +10,12 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from fairlead.base import strict
 from fairlead.base.errors import Refused
 from fairlead.enrol.exchange import keys_hash
-from fairlead.keys.ssh import KeyRefused, PublicKey
+from fairlead.keys.ssh import PublicKey
 from fairlead.keys.wire import b64, from_b64, sha256, string
 from fairlead.nodes.name import check_name
 
@@ -24,7 +25,7 @@ MOST_BYTES = 8192
 
 class _File(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
-    fairlead_join_request: Literal[1]
+    fairlead_join_request: int = Field(ge=FORMAT, le=FORMAT)
     role: Literal["controller", "engine"]
     node: str
     host_key: str
@@ -71,7 +72,7 @@ def decode(data: bytes) -> JoinRequest:
     try:
         if len(data) > MOST_BYTES:
             raise ValueError("too large")
-        file = _File.model_validate(json.loads(data.decode()))
+        file = _File.model_validate(strict.loads(data))
         recipient = from_b64(file.recipient)
         if len(recipient) != 32:
             raise ValueError("recipient is not an X25519 key")
@@ -81,7 +82,7 @@ def decode(data: bytes) -> JoinRequest:
         where = ".".join(str(part) for part in error.errors()[0]["loc"])
         raise Refused("FL-REQUEST", f"this is not a join request: {where}: {error.errors()[0]['msg']}",
                       "make it with `fairlead bundle request`") from None
-    except (KeyRefused, ValueError, RecursionError) as error:
+    except ValueError as error:
         raise Refused("FL-REQUEST", f"this is not a join request: {error}",
                       "make it with `fairlead bundle request`") from None
     if request.host_key == request.user_key:

@@ -15,7 +15,7 @@ import base64
 import hashlib
 from dataclasses import dataclass
 
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
@@ -112,8 +112,8 @@ class PrivateKey:
         """The key of an unencrypted OpenSSH private key file. Raises KeyRefused."""
         try:
             key = serialization.load_ssh_private_key(pem, password=None)
-        except ValueError as error:
-            raise KeyRefused("not an OpenSSH private key") from error
+        except (ValueError, TypeError, NotImplementedError, UnsupportedAlgorithm) as error:  # a passphrase, a rare type
+            raise KeyRefused("not an OpenSSH private key without a passphrase") from error
         if not isinstance(key, Ed25519PrivateKey):
             raise KeyRefused("not an ed25519 key")
         return cls(key)

@@ -7,6 +7,7 @@ import json
 import struct
 from typing import Any
 
+from fairlead.base import strict
 from fairlead.base.errors import Refused
 
 MOST_BYTES = 4 * 1024 * 1024
@@ -45,8 +46,8 @@ class Decoder:
 
 def _object(body: bytes) -> dict[str, Any]:
     try:
-        message = json.loads(body)
-    except (ValueError, RecursionError):
+        message = strict.loads(body)
+    except ValueError:
         raise Refused("FL-LINK-FRAME", "a frame that is not JSON") from None
     if not isinstance(message, dict):
         raise Refused("FL-LINK-FRAME", "a frame that is not an object")

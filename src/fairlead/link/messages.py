@@ -4,10 +4,12 @@ Who speaks is known from the connection's key; no message carries an identity. U
 say in their first message which version they speak.
 """
 
+from ipaddress import IPv4Address
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from fairlead.base.clock import LAST_INSTANT
 from fairlead.base.errors import Refused
 
 SUBSYSTEM = "fairlead-engine"
@@ -18,28 +20,37 @@ class _Message(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-Instant = Annotated[int, Field(ge=0, lt=2**63)]
+def _ipv4(text: str) -> str:
+    return str(IPv4Address(text))
+
+
+Instant = Annotated[int, Field(ge=0, lt=LAST_INSTANT)]
 """Microseconds since the epoch."""
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+InternalAddress = Annotated[str, AfterValidator(_ipv4)]
+Name = Annotated[str, Field(pattern="^[a-z0-9-]{1,63}$")]
+"""Loosely a node's or a service's: it stands in a hosts file."""
 Problems = Annotated[list[Annotated[str, Field(max_length=500)]], Field(max_length=100)]
 
 
 class PlanNode(_Message):
     """A node that the reader may know of."""
 
-    name: str
+    name: Name
     role: Literal["controller", "engine"]
-    internal_address: str
+    internal_address: InternalAddress
 
 
 class PlanController(_Message):
     """A Controller to keep a connection to, and how it is known."""
 
     node_id: str
-    name: str
+    name: Name
     addresses: list[str]
-    ssh_port: int
-    portal_port: int
-    internal_address: str
+    ssh_port: Port
+    portal_port: Port
+    internal_address: InternalAddress
     host_key: str
     user_key: str
 
@@ -49,17 +60,17 @@ class PlanReach(_Message):
 
     service: str
     owner: str
-    address: str
-    port: int
+    address: InternalAddress
+    port: Port
 
 
 class PlanServe(_Message):
     """A service of the reader's own, and where it really is."""
 
     service: str
-    port: int
+    port: Port
     host: str
-    target_port: int
+    target_port: Port
     allow: list[str]
 
 
@@ -68,9 +79,9 @@ class Plan(_Message):
 
     generation: str
     """Of the store; another one makes revisions begin anew."""
-    revision: int
-    node: str
-    internal_address: str
+    revision: Count
+    node: Name
+    internal_address: InternalAddress
     nodes: list[PlanNode]
     controllers: list[PlanController]
     reach: list[PlanReach]
@@ -86,7 +97,7 @@ class Hello(_Message):
     instance: str = Field(max_length=64)
     """Another one than before: the node's process was started anew, and older connections are its ghosts."""
     generation: str
-    plan_revision: int
+    plan_revision: Count
 
 
 class Welcome(_Message):
@@ -94,7 +105,7 @@ class Welcome(_Message):
 
     kind: Literal["welcome"] = "welcome"
     v: int
-    epoch: int
+    epoch: Count
     server_time: Instant
     heartbeat_s: float = Field(gt=0, le=3600)
 
@@ -110,7 +121,7 @@ class Acknowledge(_Message):
     """Engine: the plan is in force, but for these problems."""
 
     kind: Literal["acknowledge"] = "acknowledge"
-    revision: int = Field(ge=0, lt=2**63)
+    revision: Count
     problems: Problems
 
 
@@ -118,7 +129,7 @@ class Heartbeat(_Message):
     """Either side. *time*: the sender's clock, microseconds."""
 
     kind: Literal["heartbeat"] = "heartbeat"
-    sequence: int = Field(ge=0, lt=2**63)
+    sequence: Count
     time: Instant
     problems: Problems = Field(default_factory=list)
 

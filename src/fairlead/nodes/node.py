@@ -54,6 +54,7 @@ class Node:
 
 
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._:-]{0,251}[A-Za-z0-9])?|::1?")
+_PORT = re.compile(r"[0-9]{1,5}")  # no more: `int` refuses thousands of digits in its own way
 
 
 def split_address(text: str, default_port: int) -> tuple[str, int]:
@@ -66,6 +67,6 @@ def split_address(text: str, default_port: int) -> tuple[str, int]:
         port = rest[1:] if rest else port
     elif text.count(":") == 1:
         host, _, port = text.partition(":")
-    if not _HOST.fullmatch(host) or not (port.isascii() and port.isdigit()) or not 1 <= int(port) <= 65535:
+    if not _HOST.fullmatch(host) or not _PORT.fullmatch(port) or not 1 <= int(port) <= 65535:
         raise Refused("FL-ADDRESS", f"{printable(text, 80)!r} is no address", "use HOST, HOST:PORT or [IPV6]:PORT")
     return host, int(port)

@@ -8,6 +8,7 @@ from fairlead.nodes.name import check_name, is_name
 
 _LABEL = re.compile(r"[a-z0-9][a-z0-9._/-]{0,62}=[A-Za-z0-9._-]{1,63}")
 _HOST = re.compile(r"[A-Za-z0-9._:-]{1,253}")
+_PORT = re.compile(r"[0-9]{1,5}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +55,7 @@ def parse_target(text: str) -> tuple[str, int]:
     """``HOST:PORT`` or ``[IPV6]:PORT``. Raises Refused FL-SERVICE."""
     host, colon, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
-    if not colon or not _HOST.fullmatch(host) or not port.isascii() or not port.isdigit() \
-            or not 1 <= int(port) <= 65535:
+    if not colon or not _HOST.fullmatch(host) or not _PORT.fullmatch(port) or not 1 <= int(port) <= 65535:
         raise Refused("FL-SERVICE", f"{printable(text, 80)!r} is no target", "use HOST:PORT")
     return host, int(port)
 

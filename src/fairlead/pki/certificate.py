@@ -82,16 +82,16 @@ def der_of(pem: bytes) -> bytes:
     """The DER of the first certificate in *pem*. Raises Refused FL-CERTIFICATE-FORMAT."""
     try:
         return x509.load_pem_x509_certificate(pem).public_bytes(Encoding.DER)
-    except ValueError as error:
-        raise _unreadable() from error
+    except (ValueError, x509.InvalidVersion) as error:
+        raise unreadable() from error
 
 
 def parsed(der: bytes) -> x509.Certificate:
     """The certificate. Raises Refused FL-CERTIFICATE-FORMAT."""
     try:
         return x509.load_der_x509_certificate(der)
-    except ValueError as error:
-        raise _unreadable() from error
+    except (ValueError, x509.InvalidVersion) as error:
+        raise unreadable() from error
 
 
 def names(der: bytes) -> Sequence[str]:
@@ -127,7 +127,7 @@ def _extension(certificate: x509.Certificate, kind: type[_Extension]) -> _Extens
     except x509.ExtensionNotFound:
         return None
     except (ValueError, x509.DuplicateExtension) as error:  # extensions are decoded on first use
-        raise _unreadable() from error
+        raise unreadable() from error
 
 
 def _address(text: str) -> x509.GeneralName:
@@ -164,6 +164,7 @@ def _microseconds(moment: datetime) -> int:
     return int(moment.timestamp()) * SECOND
 
 
-def _unreadable() -> Refused:
+def unreadable() -> Refused:
+    """What is said of a certificate that somebody, we or OpenSSL, cannot read."""
     return Refused("FL-CERTIFICATE-FORMAT", "that is no X.509 certificate that can be read",
                    "give a certificate as PEM, undamaged")

@@ -31,7 +31,10 @@ def client_context(ca_certificates: Sequence[bytes]) -> ssl.SSLContext:
     context.check_hostname = True
     for der in ca_certificates:
         parsed(der)  # refuses what OpenSSL would skip or misread, such as bytes after the certificate
-        context.load_verify_locations(cadata=der)
+        try:
+            context.load_verify_locations(cadata=der)
+        except ssl.SSLError as error:
+            raise certificate.unreadable() from error
     return context
 
 

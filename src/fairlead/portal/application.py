@@ -18,6 +18,7 @@ from uuid import UUID
 
 import structlog
 
+from fairlead.base import strict
 from fairlead.base.clock import SECOND
 from fairlead.base.errors import FairleadError, Refused
 from fairlead.enrol.exchange import MOST_REQUEST_BYTES, PATH, Core, Submission
@@ -194,9 +195,9 @@ class Portal:
         if entry.state != "active":
             raise Refused("FL-SIG-KEY", "this key is not in use yet")
         try:
-            fields = json.loads(body)
+            fields = strict.loads(body)
             operation = fields["op"] if fields.get("v") == 1 else None
-        except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
+        except (ValueError, KeyError, AttributeError, TypeError):
             operation = None
         if operation == "read":
             return self._enrolment.core_for(node, now).encode()

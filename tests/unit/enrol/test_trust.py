@@ -13,7 +13,7 @@ from fairlead.keys.ssh import PrivateKey
 TRUST = Trust(cluster_uuid=uuid4(), node="se-1", node_id="id", role="engine", user="aviseuser",
               internal_address="127.64.1.0", ca_certificates=["AAAA"], tls_name="portal", controllers=[CoreController(
                   name="ctl-1", address="192.0.2.10", portal_port=8443, ssh_port=22, internal_address="127.64.0.1",
-                  host_key="h", user_key="u", node_id="c")])
+                  host_key=PrivateKey.from_seed(bytes(32)).public.line, user_key="u", node_id="c")])
 
 
 def code(call: object, *given: object) -> str:
