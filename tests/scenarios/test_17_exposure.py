@@ -4,6 +4,7 @@ import base64
 import contextlib
 import ipaddress
 import json
+import resource
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,9 +29,20 @@ class Place:
     """What the join printed."""
 
 
+@contextlib.contextmanager
+def cores() -> Iterator[None]:
+    """What is started here may leave core files of any size, as far as this process can grant it."""
+    soft, most = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (most, most))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_CORE, (soft, most))
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    with Site(tmp_path_factory.mktemp("site")) as site, serving(echo) as target:
+    with Site(tmp_path_factory.mktemp("site")) as site, serving(echo) as target, cores():
         controller = site.controller(everywhere=True, password=PASSWORD)
         bundle = site.bundle(controller)
         token = str(json.loads(bundle.read_text())["token"])
@@ -69,6 +81,13 @@ def test_2_nothing_in_a_state_folder_is_open_to_others(place: Place) -> None:
         open_to_others = [path for path in found if stat.S_IMODE(path.lstat().st_mode) & 0o077]
         assert not open_to_others
         assert all(path.lstat().st_uid == state.stat().st_uid for path in found)
+
+
+def test_no_daemon_leaves_a_core_file(place: Place) -> None:
+    for daemon in (place.controller, place.engine):
+        limits = Path(f"/proc/{daemon.pid}/limits").read_text()
+        line = next(line for line in limits.splitlines() if line.startswith("Max core file size"))
+        assert set(line.removeprefix("Max core file size").split()[:2]) <= {"0", "1"}, line
 
 
 def test_3_no_secret_is_in_a_log_or_a_process_list(place: Place) -> None:

@@ -7,6 +7,8 @@ from fairlead.base.errors import Refused, printable
 DOMAIN = "fairlead.internal"
 RESERVED = frozenset(("engines", "controllers"))
 """Words that a policy uses for whole roles: a node of that name would take their rights."""
+QUOTED = 24
+"""Characters of a wrong name that its refusal repeats: what was pasted in the wrong place may be a token."""
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
@@ -19,7 +21,7 @@ def is_name(text: str) -> bool:
 def check_name(text: str, what: str = "node") -> str:
     """*text* itself when it may name a *what*. Raises Refused FL-NAME."""
     if not is_name(text):
-        raise Refused("FL-NAME", f"{printable(text, 80)!r} is not a {what} name",
+        raise Refused("FL-NAME", f"{printable(text, QUOTED)!r} is not a {what} name",
                       "use 1 to 63 of a-z, 0-9 and -, with a letter or digit at both ends")
     if text in RESERVED:
         raise Refused("FL-NAME", f"{text!r} means all of that role in a policy and names no {what}",

@@ -27,6 +27,13 @@ def test_hostile_names(what: str) -> None:
     assert caught.value.message.isprintable()
 
 
+def test_a_token_in_the_place_of_a_name_is_not_repeated() -> None:
+    token = "flt1_" + "7" * 90
+    with pytest.raises(Refused) as caught:
+        check_name(token)
+    assert token[:25] not in caught.value.message
+
+
 @pytest.mark.parametrize("name", ["engines", "controllers"])
 def test_words_that_mean_a_role_name_nobody(name: str) -> None:
     assert denied(lambda: check_name(name)) == "FL-NAME"
