@@ -267,9 +267,13 @@ class Ground:
         return "swept"
 
     def deadlines(self, desk: Desk) -> list[str]:
-        """The tokens that the desk has in view, in the order in which it looks at them."""
+        """The tokens that the desk has in view, in the order in which it looks at them: that of their names here, for
+        their ids are drawn anew each time, and a conversation is to be the same whenever it is held."""
         names = {b.token.id.hex(): name for name, b in self.bundles.items()}
-        return [names[token_id] for token_id in desk.enrolment._deadlines]
+        in_order = sorted(desk.enrolment._deadlines.items(), key=lambda entry: names[entry[0]])
+        desk.enrolment._deadlines.clear()
+        desk.enrolment._deadlines.update(in_order)
+        return [names[token_id] for token_id, _ in in_order]
 
     async def label(self, node: str) -> None:
         """Somebody writes the node's record."""

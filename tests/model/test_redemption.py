@@ -336,7 +336,9 @@ def tell(at: Redemption, before: str, meanwhile_first: bool, parked: str, meanwh
     finish(waits)
 
 
-@pytest.mark.parametrize("told", [STORIES[::23], pytest.param(STORIES, marks=pytest.mark.whole)], ids=["some", "all"])
+@pytest.mark.parametrize("told", [STORIES[::23], *(
+    pytest.param([story for story in STORIES if story[0] == before], marks=pytest.mark.whole) for before in BEFORE)],
+    ids=["some", *BEFORE])
 def test_two_requests_in_every_order(machine: type[Redemption], told: list[tuple[str, bool, str, str, str]]) -> None:
     for story in told:
         at = machine()
