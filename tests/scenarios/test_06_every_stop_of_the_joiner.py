@@ -168,6 +168,37 @@ async def test_a_join_that_is_stopped_again_and_again_comes_a_step_further_each_
     assert step > 20
 
 
+@each_crash
+async def test_what_was_left_half_written_goes_too_wherever_the_wiping_stops(
+        network: Network, disk: Disk, happened: bool, power: bool) -> None:
+    """Two crashes: the one left half of a journal, with the token in it, the other comes while it is wiped."""
+    first = Machine(network, disk, "se-0")
+    await first.gets_a_bundle()
+    disk.go_on()
+    await first.joins()
+    trusted = max(number for number, step in enumerate(disk.steps, 1) if "trust.json" in step)
+    for step in itertools.count(1):
+        machine = Machine(network, disk, f"se-{step}")
+        await machine.gets_a_bundle()
+        disk.stop_at(trusted, happened=True)
+        with pytest.raises(Death):
+            await machine.joins()
+        disk.go_on()
+        pending = machine.state / "pending"
+        (pending / ".join.json.half").write_bytes((pending / "join.json").read_bytes()[:-1])
+        disk.keep()
+        disk.stop_at(step, happened=happened)
+        try:
+            await machine.joins_again()
+            break
+        except Death:
+            disk.go_on(power_was_cut=power)
+        await machine.joins_again()
+        machine.has_joined()
+    machine.has_joined()
+    assert step > 4
+
+
 async def test_a_join_that_finds_no_room_anywhere_says_so_and_goes_on_when_there_is_some(
         network: Network, disk: Disk) -> None:
     for step in itertools.count(1):
