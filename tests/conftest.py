@@ -3,6 +3,7 @@
 import os
 import shutil
 from argparse import ArgumentTypeError
+from typing import NoReturn
 
 import pytest
 
@@ -12,7 +13,11 @@ def need(*tools: str) -> None:
     missing = [tool for tool in tools if shutil.which(tool) is None]
     if not missing:
         return
-    reason = f"not installed: {', '.join(missing)} (packaging/debian-packages.txt has what provides it)"
+    lacking(f"not installed: {', '.join(missing)} (packaging/debian-packages.txt has what provides it)")
+
+
+def lacking(reason: str) -> NoReturn:
+    """Skip the test for that *reason*, or fail it in CI."""
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
     pytest.skip(reason)

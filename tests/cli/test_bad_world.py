@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import need
+from tests.conftest import lacking, need
 from tests.processes import Daemon, fairlead
 
 pytestmark = pytest.mark.timeout(400)  # on a machine that is busy with other tests
@@ -47,7 +47,7 @@ def small_disk(folder: Path) -> Iterator[Path]:
 def test_a_full_disk_costs_no_token_and_makes_one_node(controller: Daemon, bundle: Path, tmp_path: Path) -> None:
     need("mount", "umount")
     if os.geteuid() != 0:
-        pytest.skip("mounting needs root")
+        lacking("mounting needs root")
     with small_disk(tmp_path / "se") as state:
         refusals = 0
         for free in range(0, DISK, 8192):  # each time the join comes a little further

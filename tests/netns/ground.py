@@ -6,7 +6,6 @@ two, and both vanish at the end, with what was left running in them.
 """
 
 import contextlib
-import ctypes
 import json
 import os
 import random
@@ -17,14 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import pytest
-
-from tests.conftest import need
+from tests.conftest import lacking, need
+from tests.netns import namespace
 from tests.processes import Daemon, until
 
 TOWN = "10.77.0.1"
 STRANGERS = [f"10.77.1.{number}" for number in range(1, 251)]
-_CLONE_NEWNET = 0x40000000
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,26 +77,19 @@ def town() -> Iterator[Town]:
     """Be in a town for as long as the block lasts. Skips without root; fails then in CI."""
     need("ip", "setpriv")
     if os.geteuid() != 0:
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)("network namespaces need root")
+        lacking("network namespaces need root")
     mark = f"{random.getrandbits(32):08x}"
     inside, outside = f"fl-in-{mark}", f"fl-out-{mark}"
     with contextlib.ExitStack() as after:
         for name in (inside, outside):
-            _ip("netns", "add", name)
-            after.callback(_ip, "netns", "del", name)
-        _ip("-n", inside, "link", "add", "in", "type", "veth", "peer", "name", "out", "netns", outside)
-        _ip("-n", inside, "address", "add", f"{TOWN}/16", "dev", "in")
-        _ip("-n", outside, "-batch", "-", given="".join(f"address add {a}/16 dev out\n" for a in STRANGERS))
+            namespace.ip("netns", "add", name)
+            after.callback(namespace.ip, "netns", "del", name)
+        namespace.ip("-n", inside, "link", "add", "in", "type", "veth", "peer", "name", "out", "netns", outside)
+        namespace.ip("-n", inside, "address", "add", f"{TOWN}/16", "dev", "in")
+        namespace.ip("-n", outside, "-batch", "-", given="".join(f"address add {a}/16 dev out\n" for a in STRANGERS))
         for name, link in ((inside, "lo"), (inside, "in"), (outside, "lo"), (outside, "out")):
-            _ip("-n", name, "link", "set", link, "up")
-        home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        after.callback(os.close, home)
-        after.callback(_enter, home)
-        there = os.open(f"/run/netns/{inside}", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            _enter(there)
-        finally:
-            os.close(there)
+            namespace.ip("-n", name, "link", "set", link, "up")
+        after.enter_context(namespace.inside(inside))
         yield Town(outside)
 
 
@@ -118,13 +108,3 @@ def busy_s(daemon: Daemon) -> float:
     """The processor time that the daemon has used."""
     fields = Path(f"/proc/{daemon.pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def _ip(*arguments: str, given: str | None = None) -> None:
-    subprocess.run(["ip", *arguments], input=given, text=True, check=True)
-
-
-def _enter(namespace: int) -> None:
-    """setns(2), for this thread."""
-    if ctypes.CDLL(None, use_errno=True).setns(namespace, _CLONE_NEWNET):
-        raise OSError(ctypes.get_errno(), "setns")

@@ -9,8 +9,6 @@ A packet that arrives is lost by a cut or by chance, waits in the queue for the 
 delayed. Packets never overtake one another: where the delay shrinks, later ones wait for earlier ones.
 """
 
-import contextlib
-import ctypes
 import fcntl
 import json
 import math
@@ -21,11 +19,10 @@ import struct
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
-_CLONE_NEWNET = 0x40000000
+from tests.netns.namespace import inside
+
 _TUNSETIFF = 0x400454CA
 _IFF_TUN, _IFF_NO_PI = 0x0001, 0x1000
 _LARGEST = 65536
@@ -154,30 +151,6 @@ class Way:
     def next(self) -> float:
         """When something is due."""
         return min(self._off_wire if self._queue else math.inf, self._flight[0][0] if self._flight else math.inf)
-
-
-@contextlib.contextmanager
-def inside(namespace: str) -> Iterator[None]:
-    """This thread is in *namespace*: sockets that it makes belong there for good, processes that it starts too."""
-    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        there = os.open(Path("/run/netns", namespace), os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            _enter(there)
-        finally:
-            os.close(there)
-        try:
-            yield
-        finally:
-            _enter(home)
-    finally:
-        os.close(home)
-
-
-def _enter(namespace: int) -> None:
-    """setns(2), for this thread: Python has it from 3.12 on."""
-    if ctypes.CDLL(None, use_errno=True).setns(namespace, _CLONE_NEWNET):
-        raise OSError(ctypes.get_errno(), "setns")
 
 
 def _device(namespace: str, name: str) -> int:

@@ -22,10 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict, Unpack
 
-import pytest
-
-from tests.conftest import need
-from tests.netns.link import Counters, inside
+from tests.conftest import lacking, need
+from tests.netns.link import Counters
+from tests.netns.namespace import inside, ip
 
 
 class Settings(TypedDict, total=False):
@@ -119,16 +118,16 @@ def network(*names: str, joined: Iterable[tuple[str, str]] | None = None, seed: 
     """Hosts of these *names*, each *joined* to each unless pairs are given. Skips without root; fails then in CI."""
     need("ip", "setpriv")
     if os.geteuid() != 0 or not Path("/dev/net/tun").exists():
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)("links need root and /dev/net/tun")
+        lacking("links need root and /dev/net/tun")
     mark = f"{random.getrandbits(32):08x}"
     hosts = {name: Host(f"fl-{mark}-{name}", f"10.78.0.{n}") for n, name in enumerate(names, 1)}
     pairs = list(itertools.combinations(names, 2) if joined is None else joined)
     net = Network(hosts, {}, {})
     with contextlib.ExitStack() as after:
         for host in hosts.values():
-            _ip("netns", "add", host.namespace)
-            after.callback(_ip, "netns", "del", host.namespace)
-            _ip("-n", host.namespace, "-batch", "-", given=f"link set lo up\naddress add {host.address}/32 dev lo\n")
+            ip("netns", "add", host.namespace)
+            after.callback(ip, "netns", "del", host.namespace)
+            ip("-n", host.namespace, "-batch", "-", given=f"link set lo up\naddress add {host.address}/32 dev lo\n")
         for number, pair in enumerate(pairs):
             one, other = pair
             process = after.enter_context(_running(f"{seed} {number}", f"link{number}", hosts[one], hosts[other]))
@@ -155,10 +154,6 @@ def _running(seed: str, device: str, one: Host, other: Host) -> "Iterator[subpro
 
 def _route(host: Host, peer: Host, device: str) -> None:
     """Without addresses that the kernel makes up itself: it would talk about them, and be counted."""
-    _ip("-n", host.namespace, "-batch", "-", given=(
+    ip("-n", host.namespace, "-batch", "-", given=(
         f"link set {device} addrgenmode none\nlink set {device} mtu 1500 txqueuelen 1000 up\n"
         f"route add {peer.address}/32 dev {device} src {host.address}\n"))
-
-
-def _ip(*arguments: str, given: str | None = None) -> None:
-    subprocess.run(["ip", *arguments], input=given, text=True, check=True)

@@ -7,7 +7,7 @@ Controller and ending it, exporting a bundle, leaving.
 
 import itertools
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -125,18 +125,25 @@ def network(world: World, disk: Disk, monkeypatch: pytest.MonkeyPatch) -> Networ
     return made
 
 
+async def dies(work: Awaitable[None], disk: Disk, step: int, *, happened: bool, power: bool) -> bool:
+    """Whether *work* comes to that step of the disk, where it dies; afterwards the disk goes on."""
+    disk.stop_at(step, happened=happened)
+    try:
+        await work
+    except Death:
+        disk.go_on(power_was_cut=power)
+        return True
+    return False
+
+
 @each_crash
 async def test_a_join_that_is_stopped_anywhere_goes_on(
         network: Network, disk: Disk, happened: bool, power: bool) -> None:
     for step in itertools.count(1):
         machine = Machine(network, disk, f"se-{step}")
         await machine.gets_a_bundle()
-        disk.stop_at(step, happened=happened)
-        try:
-            await machine.joins()
+        if not await dies(machine.joins(), disk, step, happened=happened, power=power):
             break
-        except Death:
-            disk.go_on(power_was_cut=power)
         await machine.joins_again()
         machine.has_joined()
     steps = disk.steps
@@ -152,15 +159,11 @@ async def test_a_join_that_is_stopped_again_and_again_comes_a_step_further_each_
     machine = Machine(network, disk, "se-1")
     await machine.gets_a_bundle()
     for step in itertools.count(1):
-        disk.stop_at(step, happened=happened)
-        try:
-            await machine.joins()
+        if not await dies(machine.joins(), disk, step, happened=happened, power=power):
             break
-        except Death:
-            disk.go_on(power_was_cut=power)
-            await sound(network.world)
-            if machine.state.joinpath("trust.json").exists():
-                break
+        await sound(network.world)
+        if machine.state.joinpath("trust.json").exists():
+            break
     disk.go_on()
     await machine.joins_again()
     machine.has_joined()
@@ -180,19 +183,12 @@ async def test_what_was_left_half_written_goes_too_wherever_the_wiping_stops(
     for step in itertools.count(1):
         machine = Machine(network, disk, f"se-{step}")
         await machine.gets_a_bundle()
-        disk.stop_at(trusted, happened=True)
-        with pytest.raises(Death):
-            await machine.joins()
-        disk.go_on()
+        assert await dies(machine.joins(), disk, trusted, happened=True, power=False)
         pending = machine.state / "pending"
         (pending / ".join.json.half").write_bytes((pending / "join.json").read_bytes()[:-1])
         disk.keep()
-        disk.stop_at(step, happened=happened)
-        try:
-            await machine.joins_again()
+        if not await dies(machine.joins_again(), disk, step, happened=happened, power=power):
             break
-        except Death:
-            disk.go_on(power_was_cut=power)
         await machine.joins_again()
         machine.has_joined()
     machine.has_joined()

@@ -16,7 +16,7 @@ from signal import SIGKILL
 import pytest
 
 from fairlead.keys.ssh import PublicKey
-from tests.conftest import need
+from tests.conftest import lacking, need
 from tests.processes import Daemon, Site, a_view, command, fairlead, until
 
 pytestmark = [pytest.mark.whole, pytest.mark.timeout(400)]  # on a machine that is busy with other tests
@@ -183,7 +183,7 @@ def fill(file: Path) -> None:
 def test_3_a_controller_whose_disk_is_full_reads_and_refuses_and_goes_on_when_there_is_room(tmp_path: Path) -> None:
     need("mount", "umount")
     if os.geteuid() != 0:
-        pytest.skip("mounting needs root")
+        lacking("mounting needs root")
     with small_disk(tmp_path / "ctl") as disk, Site(tmp_path) as site:
         controller = site.controller()
         site.engine(controller, "se-0")
