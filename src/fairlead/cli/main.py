@@ -51,7 +51,8 @@ def main(arguments: list[str] | None = None) -> None:
 def _leave_no_core() -> None:
     """Keys and tokens are in this process's memory: no file and no collector gets a copy of it.
 
-    One byte: a limit of 0 keeps files away only; at 1 Linux starts no program that cores are piped to (core(5)) either.
+    Not 0: that keeps files away, but no program that cores are piped to (core(5)). At 1 Linux starts none, for that is
+    how it knows a collector that crashes itself.
     """
     _, most = resource.getrlimit(resource.RLIMIT_CORE)
     if most != 0:

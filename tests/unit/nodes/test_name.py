@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fairlead.base.errors import Refused
-from fairlead.nodes.name import check_name, full_name, is_name
+from fairlead.enrol.token import PREFIX, Token
+from fairlead.nodes.name import QUOTED, check_name, full_name, is_name
 from fairlead.nodes.node import split_address
 from tests.unit.enrol.test_bundle import HOSTILE
 from tests.world import denied
@@ -28,10 +29,11 @@ def test_hostile_names(what: str) -> None:
 
 
 def test_a_token_in_the_place_of_a_name_is_not_repeated() -> None:
-    token = "flt1_" + "7" * 90
-    with pytest.raises(Refused) as caught:
-        check_name(token)
-    assert token[:25] not in caught.value.message
+    for token in ("flt1_" + "7" * 90, Token.new(bytes(32)).encode()):
+        with pytest.raises(Refused) as caught:
+            check_name(token)
+        assert token[:25] not in caught.value.message
+    assert len(PREFIX) + 16 * 8 // 6 >= QUOTED  # the secret follows 16 bytes of id
 
 
 @pytest.mark.parametrize("name", ["engines", "controllers"])
