@@ -34,7 +34,8 @@ class Disk:
         self._dead = False
         self._aside = False
         self._contents: dict[int, list[bytes]] = {}
-        """By inode: what was synced."""
+        """By inode: what was synced. A file system gives a new file the inode of one that is gone: each file that is
+        made here, by a call or after a power cut, starts anew."""
         self._folders: dict[Path, dict[str, list[bytes] | None]] = {}
         """What each synced folder has: the content of a file, None for a folder."""
         self._fsync, self._open, self._fdopen = os.fsync, os.open, os.fdopen
@@ -145,8 +146,9 @@ class Disk:
 
     def _opens(self, path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
         def do() -> int:
+            is_new = not os.access(path, os.F_OK, dir_fd=dir_fd, follow_symlinks=False)
             descriptor = self._open(path, flags, mode, dir_fd=dir_fd)
-            if flags & os.O_EXCL:
+            if is_new:
                 self._contents[os.fstat(descriptor).st_ino] = [b""]
             return descriptor
 
@@ -189,6 +191,7 @@ class Disk:
             else:
                 path.touch(0o600)
                 path.write_bytes(content[0])
+                self._contents[path.stat().st_ino] = content
 
 
 def _path_of(descriptor: int) -> Path:
