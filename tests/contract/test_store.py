@@ -18,6 +18,7 @@ from fairlead.store.protocol import (
     MOST_OPERATIONS,
     Absent,
     Below,
+    Born,
     Compacted,
     Compare,
     Delete,
@@ -106,6 +107,18 @@ async def test_unchanged_sees_a_rewrite_of_the_same_value_and_a_rebirth(store: S
     assert not (await store.transact([Unchanged("k", read)], [])).succeeded
     await store.transact([], [Delete("k")])
     assert not (await store.transact([Unchanged("k", read)], [])).succeeded
+
+
+async def test_born_sees_a_rebirth_and_no_rewrite(store: Store) -> None:
+    born = await put(store, "k", b"v")
+    last = await put(store, "k", b"w")
+    assert (await store.transact([Born("k", born)], [])).succeeded
+    assert not (await store.transact([Born("k", last)], [])).succeeded
+    await store.transact([], [Delete("k")])
+    assert not (await store.transact([Born("k", born)], [])).succeeded
+    assert not (await store.transact([Born("k", 0)], [])).succeeded
+    await put(store, "k", b"v")
+    assert not (await store.transact([Born("k", born)], [])).succeeded
 
 
 async def test_one_compare_that_fails_stops_every_operation(store: Store) -> None:
@@ -341,7 +354,8 @@ KEYS = st.sampled_from(["a", "a/b", "a/c", "b"])
 VALUES = st.sampled_from([b"", b"1", b"2", b"\xff"])
 REVISIONS = st.integers(0, 12)
 COMPARES = st.one_of(st.builds(Absent, KEYS), st.builds(Exists, KEYS), st.builds(Equal, KEYS, VALUES),
-                     st.builds(Below, KEYS, VALUES), st.builds(Unchanged, KEYS, REVISIONS))
+                     st.builds(Below, KEYS, VALUES), st.builds(Unchanged, KEYS, REVISIONS),
+                     st.builds(Born, KEYS, REVISIONS))
 OPERATIONS = st.lists(st.one_of(st.builds(Put, KEYS, VALUES), st.builds(Delete, KEYS)),
                       min_size=1, max_size=3, unique_by=lambda operation: operation.key)
 TRANSACTIONS = st.lists(st.tuples(st.lists(COMPARES, max_size=1), OPERATIONS), max_size=12)
@@ -363,6 +377,8 @@ class Model:
                 return record is not None
             case Unchanged(revision=revision):
                 return record is not None and record.revision == revision
+            case Born(created=created):
+                return record is not None and record.created == created
             case Equal(value=value):
                 return record is not None and record.value == value
             case Below(value=value):

@@ -62,6 +62,14 @@ class Unchanged:
 
 
 @dataclass(frozen=True, slots=True)
+class Born:
+    """The key came into being at this revision and was not deleted since, whatever it holds now."""
+
+    key: str
+    created: int
+
+
+@dataclass(frozen=True, slots=True)
 class Equal:
     """The key holds exactly this value."""
 
@@ -77,7 +85,7 @@ class Below:
     value: bytes
 
 
-Compare = Absent | Exists | Unchanged | Equal | Below
+Compare = Absent | Exists | Unchanged | Born | Equal | Below
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,7 @@ from fairlead.store.protocol import (
     MOST_OPERATIONS,
     Absent,
     Below,
+    Born,
     Compacted,
     Compare,
     Delete,
@@ -317,7 +318,8 @@ class Database:
 
     def _holds(self, compare: Compare) -> bool:
         """Whether a compare holds; after `_settle`, so that no key of an ended lease is left."""
-        row = self._sql.execute("SELECT value, revision FROM record WHERE key = ?", (compare.key.encode(),)).fetchone()
+        row = self._sql.execute("SELECT value, revision, created FROM record WHERE key = ?",
+                                (compare.key.encode(),)).fetchone()
         if row is None:
             return isinstance(compare, Absent)
         match compare:
@@ -327,6 +329,8 @@ class Database:
                 return True
             case Unchanged(revision=revision):
                 return bool(row[1] == revision)
+            case Born(created=created):
+                return bool(row[2] == created)
             case Equal(value=value):
                 return bool(row[0] == value)
             case Below(value=value):
