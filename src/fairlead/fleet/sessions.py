@@ -21,6 +21,7 @@ from fairlead.base.clock import SECOND, Clock
 from fairlead.base.errors import FairleadError, Refused
 from fairlead.keys.ssh import PublicKey
 from fairlead.link import frames
+from fairlead.link.controllers import SUBSYSTEM as CONTROLLERS
 from fairlead.link.messages import (
     SUBSYSTEM,
     VERSION,
@@ -65,6 +66,7 @@ log = structlog.get_logger("fairlead.fleet")
 
 Message = Welcome | NewPlan | Heartbeat | StreamsWanted | Removed | Frozen | Draining
 Commit = Callable[[Peer, Channel], Awaitable[None]]
+Converse = Callable[[Peer, Channel], Awaitable[None]]
 
 
 @dataclass(slots=True)
@@ -105,7 +107,7 @@ class Sessions:
     """Everybody who is logged in here. It is the door of the SSH server, and the carrier of streams to engines."""
 
     def __init__(self, directory: Directory, clock: Clock, *, me: str, generation: str, first_epoch: int,
-                 commit: Commit, cloned: Callable[[Node], Awaitable[None]]) -> None:
+                 commit: Commit, cloned: Callable[[Node], Awaitable[None]], converse: Converse | None = None) -> None:
         self._directory = directory
         self._clock = clock
         self._me = me
@@ -113,12 +115,21 @@ class Sessions:
         self._epoch = first_epoch
         self._commit = commit
         self._cloned = cloned
+        self._converse = converse
         self._sessions: dict[str, Session] = {}
         self._tunnels: set[Tunnel] = set()
         self._dirty = asyncio.Event()
         self._ending = False
         self._farewells: set[asyncio.Task[None]] = set()
         directory.listen(self._changed)
+
+    def open(self, generation: str, first_epoch: int) -> None:
+        """The store is there: from now on engines and joining nodes come in, too, and all plans are of *generation*.
+
+        Without a *generation*, only the other Controllers are let in: the store is what they come to make.
+        """
+        self._generation, self._epoch = generation, max(self._epoch, first_epoch)
+        self._dirty.set()
 
     @property
     def tunnels(self) -> list[Tunnel]:
@@ -150,12 +161,14 @@ class Sessions:
         if entry is None or node is None or entry.use != "user" or node.user != user:
             return None
         standing: Standing | None
-        if entry.state == "pending":
+        if not self._generation and (node.role == "engine" or entry.state != "active"):
+            standing = None
+        elif entry.state == "pending":
             standing = "pending" if self._clock.now() < entry.commit_by else None
-        elif entry.state == "active" and node.state == "up":
-            standing = "active"
+        elif entry.state == "active" and (node.state == "up" or node.learning):
+            standing = "active"  # what a Controller may that is not admitted yet is policy's to say
         elif entry.state == "active" and node.state == "joining":
-            standing = "pending"  # a committed Controller that is not admitted yet may ask for its answer again
+            standing = "pending"
         else:
             standing = None
         if standing is None:
@@ -189,7 +202,7 @@ class Sessions:
         if node is None or me is None or self.is_link(tunnel) or self._ending:
             return None
         reach = find(node, [me], self._directory.services.values(), host, port)
-        return Target(reach.service.target_host, reach.service.target_port, reach.service.name) if reach else None
+        return Target(*reach.service.target_at(me.internal_address), reach.service.name) if reach else None
 
     def reverse(self, tunnel: Tunnel, host: str, port: int) -> bool:
         """Whether the peer serves *port* at its own internal address from now on."""
@@ -219,6 +232,9 @@ class Sessions:
         """What answers the subsystem *name* for this peer."""
         if name == JOIN_SUBSYSTEM:
             return lambda channel: self._commit(tunnel.peer, channel)
+        if name == CONTROLLERS and tunnel.peer.standing == "active" and tunnel.peer.role == "controller":
+            converse = self._converse
+            return (lambda channel: converse(tunnel.peer, channel)) if converse else None
         if name == SUBSYSTEM and tunnel.peer.standing == "active" and tunnel.peer.role == "engine":
             return lambda channel: self._link(tunnel, channel)
         return None

@@ -31,9 +31,7 @@ class Listener:
 
 def plan_for(me: Node, nodes: Iterable[Node], services: Iterable[Service], *, generation: str, revision: int) -> Plan:
     """The plan of the node *me*."""
-    seen = sorted((n for n in nodes if n.state == "up"
-                   and (me.role == "controller" or n.role == "controller" or n.id == me.id)),
-                  key=lambda n: (n.role, n.name))
+    seen = sorted((n for n in nodes if _knows(me, n)), key=lambda n: (n.role, n.name))
     declared = sorted(services, key=lambda s: s.name)
     known = {n.name for n in seen} | {"controllers", "engines"}
     return Plan(
@@ -45,9 +43,16 @@ def plan_for(me: Node, nodes: Iterable[Node], services: Iterable[Service], *, ge
             user_key=n.user_key) for n in seen if n.role == "controller" and n.endpoint and n.id != me.id],
         reach=[PlanReach(service=r.service.name, owner=r.owner.name, address=r.address, port=r.port)
                for r in reachable(me, seen, declared)],
-        serve=[PlanServe(service=s.name, port=s.port, host=s.target_host, target_port=s.target_port,
+        serve=[PlanServe(service=s.name, port=s.port, host=s.target_at(me.internal_address)[0],
+                         target_port=s.target_port,
                          allow=[who for who in s.allow if who in known or not is_name(who)])
                for s in declared if owns(me, s)])
+
+
+def _knows(me: Node, other: Node) -> bool:
+    if me.role == "controller":
+        return other.state == "up" or other.learning
+    return other.state == "up" and (other.role == "controller" or other.id == me.id)
 
 
 def same(one: Plan, other: Plan) -> bool:

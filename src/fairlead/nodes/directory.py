@@ -2,17 +2,34 @@
 
 Log-ins and streams are decided without waiting, from here; so a revocation takes effect when its event arrives, in the
 same step in which live connections are cut. Nothing here writes.
+
+A Controller of a cluster keeps a copy of it on disk (`snapshot`): the store's members reach one another through the
+mesh, so after everything was switched off the mesh has to be there before the store is.
 """
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Protocol, TypeVar
 
+from fairlead.base import strict
 from fairlead.base.clock import MINUTE
+from fairlead.base.errors import OperatorError
 from fairlead.nodes.address import REST_MINUTES, candidates
 from fairlead.nodes.node import Node
-from fairlead.nodes.records import AddressEntry, KeyEntry, address_from, key_from, node_from, service_from
-from fairlead.nodes.service import Service
+from fairlead.nodes.records import (
+    KEYS,
+    NODES,
+    SERVICES,
+    AddressEntry,
+    KeyEntry,
+    address_from,
+    encode,
+    key_from,
+    node_from,
+    service_from,
+)
+from fairlead.nodes.service import STORE_SERVICES, Service
 from fairlead.store.protocol import Compacted, Event, Listing
 
 REST = REST_MINUTES * MINUTE
@@ -34,8 +51,9 @@ class Changes(Protocol):
 class Directory:
     """Nodes, keys, addresses and services as they stand."""
 
-    def __init__(self, store: Changes) -> None:
+    def __init__(self, store: Changes, *, clustered: bool = False) -> None:
         self._store = store
+        self._own: Sequence[Service] = STORE_SERVICES if clustered else ()
         self._revision = 0
         self._moved = asyncio.Condition()
         self._listeners: list[Callable[[], None]] = []
@@ -47,6 +65,7 @@ class Directory:
         """By name."""
         self.addresses: dict[str, tuple[AddressEntry, int]] = {}
         """By address: the entry and its revision."""
+        self._clear()
 
     @property
     def revision(self) -> int:
@@ -60,11 +79,39 @@ class Directory:
     async def load(self) -> None:
         """Read everything once."""
         listing = await self._store.list("")
-        for table in (self.nodes, self.keys, self.services, self.addresses):
-            table.clear()
+        self._clear()
         for record in listing.records:
             self._apply(Event(record.key, record.value, record.revision))
+        async with self._moved:
+            self._revision = listing.revision  # not the higher one: another store counts anew
         await self._advance(listing.revision, relevant=True)
+
+    def cluster(self) -> None:
+        """From now on the store is one of many members: its own services are there."""
+        self._own = STORE_SERVICES
+        self.services |= {service.name: service for service in self._own}
+        for changed in self._listeners:
+            changed()
+
+    def snapshot(self) -> bytes:
+        """Nodes, keys and services as they stand, for `restore`."""
+        own = {service.name for service in self._own}
+        records = {NODES + key: encode(node) for key, node in self.nodes.items()}
+        records |= {KEYS + key: encode(entry) for key, entry in self.keys.items()}
+        records |= {SERVICES + key: encode(service) for key, service in self.services.items() if key not in own}
+        return json.dumps({key: value.decode() for key, value in sorted(records.items())}).encode()
+
+    def restore(self, data: bytes) -> None:
+        """The picture of a `snapshot`, until `load`. Raises OperatorError FL-STATE-DAMAGED."""
+        self._clear()
+        try:
+            for key, value in dict(strict.loads(data)).items():
+                self._apply(Event(key, value.encode(), 0))
+        except (ValueError, TypeError, AttributeError):
+            raise OperatorError("FL-STATE-DAMAGED", "the copy of the directory is damaged",
+                                "delete it; another Controller brings it again") from None
+        for changed in self._listeners:
+            changed()
 
     async def follow(self) -> None:
         """Keep up with the store until cancelled."""
@@ -102,6 +149,11 @@ class Directory:
             if entry.state == "quarantined" and entry.until <= now:
                 return address, revision
         return None
+
+    def _clear(self) -> None:
+        for table in (self.nodes, self.keys, self.services, self.addresses):
+            table.clear()
+        self.services |= {service.name: service for service in self._own}
 
     async def _advance(self, revision: int, *, relevant: bool) -> None:
         async with self._moved:

@@ -48,6 +48,11 @@ class Node:
     token_id: str = ""
 
     @property
+    def learning(self) -> bool:
+        """Whether it is a Controller that has committed its join and does not vote yet."""
+        return self.role == "controller" and self.state == "joining" and self.joined_at > 0
+
+    @property
     def user(self) -> str:
         """The SSH user as which it logs in."""
         return USERS[self.role]

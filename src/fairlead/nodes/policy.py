@@ -6,14 +6,15 @@ Rules, and the attack each stops:
    nobody reaches a database, a metadata address or another engine by asking for it.
 2. A service that somebody may not reach and one that does not exist are the same: no.
 3. Engine to engine is not offered, whatever a policy says: a stolen engine reaches no other engine.
-4. Only nodes in state ``up`` own or reach anything.
+4. Only nodes in state ``up`` own or reach anything. A Controller that has committed its join and is not admitted yet
+   takes part in the store, which it has to fetch first, and in nothing else.
 """
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from fairlead.nodes.node import Node
-from fairlead.nodes.service import Service
+from fairlead.nodes.service import STORE_SERVICES, Service
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ def allowed(node: Node, service: Service) -> str | None:
 def refusal(node: Node, owner: Node, service: Service) -> str | None:
     """Why *node* may not reach *service* at *owner*, in words for an operator; None when it may."""
     for party in (node, owner):
-        if party.state != "up":
+        if party.state != "up" and not (party.learning and service in STORE_SERVICES):
             return f"{party.name} is {party.state}"
     if not owns(owner, service):
         return f"{owner.name} does not own {service.name}"

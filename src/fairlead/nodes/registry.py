@@ -30,7 +30,7 @@ from fairlead.nodes.records import (
     key_from,
     node_from,
 )
-from fairlead.nodes.service import Service, check_label
+from fairlead.nodes.service import STORE_SERVICES, Service, check_label
 from fairlead.store.protocol import (
     Absent,
     Compare,
@@ -181,7 +181,7 @@ class Registry:
             owner = self._directory.named(service.owner)
             if owner is None and not service.owner.startswith("role:"):
                 raise Refused("FL-NODE-UNKNOWN", f"there is no node {service.owner}", "see `fairlead node list`")
-            other = clash(service, services, nodes)
+            other = clash(service, [*services, *STORE_SERVICES], nodes)
             if other is not None:
                 raise Refused("FL-SERVICE-PORT", f"port {service.port} at {service.owner} belongs to {other.name}",
                               "choose another --port; the --target may stay")

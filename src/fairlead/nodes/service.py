@@ -9,6 +9,8 @@ from fairlead.nodes.name import check_name, is_name
 _LABEL = re.compile(r"[a-z0-9][a-z0-9._/-]{0,62}=[A-Za-z0-9._-]{1,63}")
 _HOST = re.compile(r"[A-Za-z0-9._:-]{1,253}")
 _PORT = re.compile(r"[0-9]{1,5}")
+INTERNAL = "internal"
+"""A target host: the owner's own internal address."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,10 @@ class Service:
     allow: tuple[str, ...]
     """Names of nodes, ``engines``, ``controllers``, labels ``key=value``."""
 
+    def target_at(self, internal_address: str) -> tuple[str, int]:
+        """Where an owner with that internal address connects to."""
+        return (internal_address if self.target_host == INTERNAL else self.target_host), self.target_port
+
     @property
     def target(self) -> str:
         """``host:port``."""
@@ -33,10 +39,20 @@ class Service:
         return f"{host}:{self.target_port}"
 
 
+STORE_PORT = 2379
+STORE_PEERS_PORT = 2380
+STORE_SERVICES = (
+    Service("fairlead-store", "role:controller", STORE_PORT, INTERNAL, STORE_PORT, ("controllers",)),
+    Service("fairlead-store-peers", "role:controller", STORE_PEERS_PORT, INTERNAL, STORE_PEERS_PORT, ("controllers",)))
+"""The cluster's own: the store's member on each Controller, reached through the mesh like any service."""
+
+
 def declare(name: str, *, node: str | None, role: str | None, port: int, target: str | None,
             allow: list[str]) -> Service:
     """A service from what a person typed. Raises Refused FL-SERVICE or FL-NAME."""
     check_name(name, "service")
+    if any(name == own.name for own in STORE_SERVICES):
+        raise Refused("FL-SERVICE", f"{name} is the cluster's own", "choose another name")
     if (node is None) == (role is None):
         raise Refused("FL-SERVICE", "a service has either a node or a role", "give one of --node and --role")
     if role is not None and role not in ("controller", "engine"):

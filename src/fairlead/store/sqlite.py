@@ -20,7 +20,7 @@ import contextlib
 import os
 import sqlite3
 import stat
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -157,6 +157,10 @@ class SQLiteStore:
         """Remove the keys whose lease has ended, so that watches learn of it. Called each second by the daemon."""
         await self._run(self._write, self._database.sweep)
 
+    async def leases(self) -> Mapping[str, int]:
+        """When the lease of each key under one ends, microseconds of store time."""
+        return await self._run(self._database.leases)
+
     async def now(self) -> int:
         """As in `Store`."""
         return await self._run(self._database.now)
@@ -282,6 +286,11 @@ class Database:
         with self._transaction():
             ends = self.now() + seconds * SECOND
             return int(self._sql.execute("INSERT INTO lease (ends) VALUES (?) RETURNING id", (ends,)).fetchone()[0])
+
+    def leases(self) -> Mapping[str, int]:
+        """See `SQLiteStore.leases`."""
+        return {key.decode(): ends for key, ends in self._sql.execute(
+            "SELECT key, ends FROM record JOIN lease ON lease.id = record.lease")}
 
     def changes(self, prefix: str, after: int) -> tuple[Sequence[Sequence[Event]], int]:
         """Batches of events under *prefix* above *after*, and the revision that they reach. Raises Compacted."""

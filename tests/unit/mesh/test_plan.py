@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from fairlead.mesh.plan import Listener, hosts, listeners, names, plan_for, same
 from fairlead.nodes.address import View
 from fairlead.nodes.node import Node, State
-from fairlead.nodes.policy import owns, refusal
-from fairlead.nodes.service import Service
+from fairlead.nodes.policy import owns, reachable, refusal
+from fairlead.nodes.service import STORE_SERVICES, Service
 from tests.unit.nodes.test_policy import CTL_1, CTL_2, NODES, SE_1, SE_2, node, service
 from tests.world import denied
 
@@ -48,7 +48,8 @@ def test_a_plan_reaches_exactly_what_policy_grants(cluster: tuple[list[Node], li
             assert {n.name for n in plan.nodes} <= {me.name, *(n.name for n in nodes if n.role == "controller")}
             assert {n.name for n in plan.nodes} >= {n.name for n in nodes if n.role == "controller" and n.state == "up"}
         assert me.name not in {c.name for c in plan.controllers}
-        assert all(by_name[c.name].state == "up" and by_name[c.name].role == "controller" for c in plan.controllers)
+        assert all((by_name[c.name].state == "up" or (me.role == "controller" and by_name[c.name].learning))
+                   and by_name[c.name].role == "controller" for c in plan.controllers)
 
 
 def test_an_engines_plan_names_no_other_engine() -> None:
@@ -105,8 +106,28 @@ def test_names_and_hosts() -> None:
 
 @pytest.mark.parametrize("state", ["frozen", "joining"])
 def test_who_is_not_up_is_in_nobodys_plan(state: str) -> None:
-    frozen = replace(CTL_2, state=state)  # type: ignore[arg-type]
+    frozen = replace(CTL_2, state=state, joined_at=0)  # type: ignore[arg-type]
     services = [service("db", "ctl-2", 5432, "engines", "controllers")]
     for me in (CTL_1, SE_1):
         plan = plan_for(me, [CTL_1, frozen, SE_1], services, generation="g", revision=1)
         assert "ctl-2" not in plan.model_dump_json()
+
+
+def test_a_controller_that_is_not_admitted_takes_part_in_the_store_and_in_nothing_else() -> None:
+    learning = replace(CTL_2, state="joining", joined_at=1)
+    services = [*STORE_SERVICES, service("db", "ctl-1", 5432, "controllers", "engines"),
+                service("shop", "ctl-2", 80, "controllers", "engines")]
+    nodes = [CTL_1, learning, SE_1]
+    store = {("fairlead-store", 2379), ("fairlead-store-peers", 2380)}
+    for me, other in ((CTL_1, learning), (learning, CTL_1)):
+        plan = plan_for(me, nodes, services, generation="g", revision=1)
+        assert {(r.service, r.port) for r in plan.reach if r.owner == other.name} == store
+        assert {r.service for r in plan.reach} == {name for name, _ in store}
+        assert [c.name for c in plan.controllers] == [other.name]
+        assert {(s.host, s.target_port) for s in plan.serve if s.service.startswith("fairlead-")} == {
+            (me.internal_address, 2379), (me.internal_address, 2380)}
+        assert not [one for one in listeners(plan, View()) if (one.host, one.port) == (me.internal_address, 2379)]
+    assert "ctl-2" not in plan_for(SE_1, nodes, services, generation="g", revision=1).model_dump_json(exclude={"reach"})
+    not_committed = replace(learning, joined_at=0)
+    assert not list(reachable(not_committed, [CTL_1, not_committed], services))
+    assert not list(reachable(SE_1, [CTL_1, CTL_2], STORE_SERVICES))

@@ -1,0 +1,267 @@
+"""From SQLite to etcd, in one frozen, checksummed step, while everybody goes on using the store.
+
+Rules, and what each stops:
+
+1. Everything is copied first while the store works, then only what has changed meanwhile, with the store frozen: calls
+   wait for a moment, none is refused. A freeze that would last longer than `FREEZE_S` is given up.
+2. What the new store holds is read back and compared, as one hash over keys and values, before anybody may use it.
+   Until *commit* has returned the old store is the one that counts: a crash or a failure anywhere leaves it as it was.
+3. Revisions go on above those of the old store (`Shifted`): a compare with a revision that was read before the move can
+   only fail, it never hits another record that happens to have that number. Watches of the old store end as if their
+   past had been compacted, so whoever watches lists again.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from typing import Protocol, TypeVar
+
+from fairlead.base.clock import SECOND
+from fairlead.store.protocol import (
+    MARK,
+    Born,
+    Compacted,
+    Compare,
+    Delete,
+    Event,
+    Listing,
+    Operation,
+    Outcome,
+    Put,
+    Record,
+    Store,
+    StoreUnavailable,
+    Unchanged,
+    mark_value,
+)
+
+MOVED = "store/moved"
+FREEZE_S = 2.0
+TOGETHER = 100
+TOGETHER_BYTES = 256 * 1024
+"""Records, and bytes of their values, in one transaction of the copy."""
+
+T = TypeVar("T")
+
+
+class Sweeping(Store, Protocol):
+    """A store whose ended leases somebody has to remove."""
+
+    async def sweep(self) -> None:
+        """Remove the keys whose lease has ended."""
+        ...
+
+
+class Leaving(Sweeping, Protocol):
+    """The store that is left."""
+
+    async def leases(self) -> Mapping[str, int]:
+        """When the lease of each key under one ends, microseconds."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """What a move did: the last revision of the old store, and a hash over the records, which were that many."""
+
+    base: int
+    checksum: str
+    records: int
+
+
+class MovableStore:
+    """The Controller's store: at first this one, after `move` another one. Everybody holds this object."""
+
+    def __init__(self, store: Sweeping) -> None:
+        self._store = store
+        self._open = asyncio.Event()
+        self._open.set()
+        self._busy = 0
+        self._idle = asyncio.Event()
+
+    @property
+    def inner(self) -> Sweeping:
+        """The store that counts now."""
+        return self._store
+
+    async def get(self, key: str) -> Record | None:
+        """As in `Store`."""
+        return await self._through(lambda store: store.get(key))
+
+    async def list(self, prefix: str) -> Listing:
+        """As in `Store`."""
+        return await self._through(lambda store: store.list(prefix))
+
+    async def transact(self, compare: Sequence[Compare], then: Sequence[Operation]) -> Outcome:
+        """As in `Store`."""
+        return await self._through(lambda store: store.transact(compare, then))
+
+    async def grant(self, seconds: int) -> int:
+        """As in `Store`."""
+        return await self._through(lambda store: store.grant(seconds))
+
+    async def now(self) -> int:
+        """As in `Store`."""
+        return await self._through(lambda store: store.now())
+
+    async def sweep(self) -> None:
+        """As in `Sweeping`."""
+        await self._through(lambda store: store.sweep())
+
+    async def watch(self, prefix: str, after: int) -> AsyncIterator[Sequence[Event]]:
+        """As in `Store`."""
+        store = self._store
+        try:
+            async for batch in store.watch(prefix, after):
+                yield batch
+        except StoreUnavailable:
+            if self._store is store:
+                raise
+            raise Compacted("the store was moved") from None
+
+    async def move(self, old: Leaving, new: Sweeping, commit: Callable[[Moved], None]) -> Moved:
+        """Let *new*, which is empty, take the place of *old*; *commit* makes it last.
+
+        Raises FairleadError, or what *commit* raises; then *old* goes on. *old* is for the caller to close.
+        """
+        await _copy({}, await _records(old), new)
+        self._open.clear()
+        try:
+            async with asyncio.timeout(FREEZE_S):
+                while self._busy:
+                    self._idle.clear()
+                    await self._idle.wait()
+                moved = await _rest(old, new)
+            commit(moved)
+            self._store = Shifted(new, moved.base)
+        except TimeoutError:
+            raise StoreUnavailable(f"the store could not be moved within {FREEZE_S:g} seconds") from None
+        finally:
+            self._open.set()
+        return moved
+
+    async def _through(self, do: Callable[[Sweeping], Awaitable[T]]) -> T:
+        await self._open.wait()
+        self._busy += 1
+        try:
+            return await do(self._store)
+        finally:
+            self._busy -= 1
+            if not self._busy:
+                self._idle.set()
+
+
+@dataclass(frozen=True, slots=True)
+class Shifted:
+    """A store whose revisions all count from *base* on."""
+
+    store: Sweeping
+    base: int
+
+    async def get(self, key: str) -> Record | None:
+        """As in `Store`."""
+        record = await self.store.get(key)
+        return None if record is None else self._record(record)
+
+    async def list(self, prefix: str) -> Listing:
+        """As in `Store`."""
+        listing = await self.store.list(prefix)
+        return Listing([self._record(record) for record in listing.records], listing.revision + self.base)
+
+    async def transact(self, compare: Sequence[Compare], then: Sequence[Operation]) -> Outcome:
+        """As in `Store`."""
+        outcome = await self.store.transact([self._compare(one) for one in compare], then)
+        return replace(outcome, revision=outcome.revision + self.base)
+
+    async def grant(self, seconds: int) -> int:
+        """As in `Store`."""
+        return await self.store.grant(seconds)
+
+    async def now(self) -> int:
+        """As in `Store`."""
+        return await self.store.now()
+
+    async def sweep(self) -> None:
+        """As in `Sweeping`."""
+        await self.store.sweep()
+
+    async def watch(self, prefix: str, after: int) -> AsyncIterator[Sequence[Event]]:
+        """As in `Store`."""
+        if after < self.base:
+            raise Compacted(f"revision {after} is of before the move")
+        async for batch in self.store.watch(prefix, after - self.base):
+            yield [replace(event, revision=event.revision + self.base) for event in batch]
+
+    def _record(self, record: Record) -> Record:
+        return replace(record, created=record.created + self.base, revision=record.revision + self.base)
+
+    def _compare(self, one: Compare) -> Compare:
+        match one:
+            case Unchanged(key, revision):
+                return Unchanged(key, max(0, revision - self.base))  # none has revision 0: it does not hold
+            case Born(key, created):
+                return Born(key, max(0, created - self.base))
+            case _:
+                return one
+
+
+async def moved_store(store: Sweeping) -> Shifted:
+    """A store that a move has filled, as everybody sees it. Raises StoreUnavailable when it is not that."""
+    record = await store.get(MOVED)
+    if record is None:
+        raise StoreUnavailable("the store was never filled")
+    return Shifted(store, int(json.loads(record.value)["base"]))
+
+
+def checksum(records: Mapping[str, bytes]) -> str:
+    """One hash over keys and values; the time is left out: it goes on."""
+    digest = sha256()
+    for key, value in sorted(records.items()):
+        if key not in (MARK, MOVED):
+            for part in (key.encode(), value):
+                digest.update(len(part).to_bytes(4, "big") + part)
+    return digest.hexdigest()
+
+
+async def _rest(old: Leaving, new: Sweeping) -> Moved:
+    """Copy what has changed since, and what stands under a lease; compare; say so in the new store."""
+    await old.sweep()
+    listing, leases, now = await old.list(""), await old.leases(), await old.now()
+    wanted = {record.key: record.value for record in listing.records}
+    await _copy(await _records(new), {key: value for key, value in wanted.items() if key not in leases}, new)
+    for key in leases.keys() & wanted.keys():
+        lease = await new.grant(max(1, -(-(leases[key] - now) // SECOND)))
+        await new.transact([], [Put(key, wanted[key], lease)])
+    moved = Moved(listing.revision, checksum(wanted), len(wanted))
+    if checksum(await _records(new)) != moved.checksum:
+        raise StoreUnavailable("the new store does not hold what the old one holds")
+    await new.transact([], [Put(MARK, mark_value(now)), Put(MOVED, json.dumps(
+        {"base": moved.base, "checksum": moved.checksum, "records": moved.records}).encode())])
+    return moved
+
+
+async def _copy(there: Mapping[str, bytes], wanted: Mapping[str, bytes], to: Sweeping) -> None:
+    puts: list[Operation] = [Put(key, value) for key, value in wanted.items() if there.get(key) != value]
+    for batch in _batches([*puts, *(Delete(key) for key in there.keys() - wanted.keys())]):
+        await to.transact([], batch)
+
+
+async def _records(store: Sweeping) -> dict[str, bytes]:
+    return {record.key: record.value for record in (await store.list("")).records}
+
+
+def _batches(operations: Sequence[Operation]) -> Iterator[Sequence[Operation]]:
+    """Few enough for a transaction, and small enough for a request."""
+    batch: list[Operation] = []
+    size = 0
+    for operation in operations:
+        length = len(operation.value) if isinstance(operation, Put) else 0
+        if batch and (len(batch) == TOGETHER or size + length > TOGETHER_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(operation)
+        size += length
+    if batch:
+        yield batch
