@@ -26,22 +26,18 @@ from fairlead.base.errors import FairleadError, OperatorError
 from fairlead.base.service import notify, on_signals
 from fairlead.controller import secrets
 from fairlead.controller.initialise import MIN_VERSION, STORE
+from fairlead.controller.mesh import Mesh
 from fairlead.controller.operations import Operations
 from fairlead.controller.settings import ControllerSettings
 from fairlead.enrol.anchor import Anchor, AnchorController
 from fairlead.enrol.exchange import VERSION as JOIN_VERSION
 from fairlead.enrol.redeem import GENERATION, Enrolment, Office
-from fairlead.enrol.trust import HOST_KEY, Trust, load_key
+from fairlead.enrol.trust import HOST_KEY, USER_KEY, Trust, load_key
 from fairlead.enrol.trust import load as load_trust
 from fairlead.fleet import commit
-from fairlead.fleet.sessions import Sessions
 from fairlead.keys.replay import ReplayCache
 from fairlead.keys.ssh import PrivateKey, PublicKey
 from fairlead.keys.wire import from_b64
-from fairlead.link.messages import Plan
-from fairlead.mesh import plan as plans
-from fairlead.mesh.listeners import Listeners
-from fairlead.nodes.directory import Directory
 from fairlead.nodes.node import Node
 from fairlead.nodes.registry import Registry
 from fairlead.portal.application import Portal
@@ -54,7 +50,6 @@ from fairlead.transport.server import listen
 
 DRAIN_S = 3.0
 SOCKET = "control.sock"
-HOSTS = "hosts"
 EPOCH_BLOCK = 1 << 32
 """Epochs that one run of the daemon may hand out: the store numbers the runs, so every epoch is higher than before."""
 TICK_S = 1.0
@@ -105,11 +100,12 @@ async def run(state: Path, version: str, clock: Clock) -> None:
     descriptors.take_all()
     files.check_private_folder(state)
     settings, trust, host_key = load_settings(state), load_trust(state), load_key(state, HOST_KEY)
+    user_key = load_key(state, USER_KEY)
     doors = Doors.bind(state, settings)
     try:
         store = SQLiteStore.open(state / STORE, clock)
         try:
-            await _Controller(state, version, clock, settings, trust, host_key, store).run(doors)
+            await _Controller(state, version, clock, settings, trust, host_key, user_key, store).run(doors)
         finally:
             await store.close()
     finally:
@@ -134,6 +130,7 @@ class _Controller:
     settings: ControllerSettings
     trust: Trust
     host_key: PrivateKey
+    user_key: PrivateKey
     store: SQLiteStore
 
     async def run(self, doors: Doors) -> None:
@@ -145,10 +142,17 @@ class _Controller:
         generation = await self._generation()
         await self._check_join_version()
 
-        directory = Directory(store)
-        await directory.load()
+        async def cloned(node: Node) -> None:
+            log.warning("alarm", alarm="node.cloned", about=node.name)
+            await audit.append_with([], [], [Entry("node.cloned", node.name, trust.node, {"node_id": node.id})])
+
+        mesh = Mesh(state=self.state, clock=clock, settings=self.settings, trust=trust, user_key=self.user_key,
+                    store=store, clustered=False, cloned=cloned,
+                    commit=lambda peer, channel: commit.answer(enrolment, peer, channel))
+        directory, sessions = mesh.directory, mesh.sessions
         audit = AuditLog(store, trust.node)
         registry = Registry(store, audit, directory)
+        await mesh.load(generation, await registry.next_epoch(trust.node_id) * EPOCH_BLOCK)
         refusals = RefusalCounter()
 
         def anchor() -> Anchor:
@@ -159,20 +163,11 @@ class _Controller:
         enrolment = Enrolment(store, audit, directory, refusals,
                               Office(trust.cluster_uuid, trust.node, self.host_key, anchor))
 
-        async def cloned(node: Node) -> None:
-            log.warning("alarm", alarm="node.cloned", about=node.name)
-            await audit.append_with([], [], [Entry("node.cloned", node.name, trust.node, {"node_id": node.id})])
-
-        sessions = Sessions(
-            directory, clock, me=trust.node_id, generation=generation,
-            first_epoch=await registry.next_epoch(trust.node_id) * EPOCH_BLOCK,
-            commit=lambda peer, reply: commit.answer(enrolment, peer, reply), cloned=cloned)
-        listeners = Listeners(sessions)
         problems: dict[str, str] = {}
         operations = Operations(
             me=trust.node_id, cluster_uuid=trust.cluster_uuid, version=self.version, view=self.settings.see(),
-            generation=generation, directory=directory, registry=registry, sessions=sessions, audit=audit,
-            problems=lambda: [*problems.values(), *descriptors.problems(), *listeners.problems])
+            plan=mesh.plan, directory=directory, registry=registry, sessions=sessions, audit=audit,
+            problems=lambda: [*problems.values(), *descriptors.problems(), *mesh.problems])
         stop = asyncio.Event()
         application = build([
             system_api.routes(operations, self.version), system_api.stopping(stop.set),
@@ -188,8 +183,8 @@ class _Controller:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(work, name=name) for name, work in (
                 ("directory", directory.follow()), ("tokens", enrolment.follow()), ("plans", sessions.push()),
-                ("own plan", self._follow_plan(directory, operations, listeners, problems)),
-                ("repair", listeners.repair()), ("clock", self._tick(enrolment, refusals, audit, problems)))]
+                ("own plan", mesh.follow_plan()), ("links", mesh.supervisor.watch()),
+                ("repair", mesh.listeners.repair()), ("clock", self._tick(enrolment, refusals, audit, problems)))]
             try:
                 await registry.announce(trust.node_id, self.settings.endpoint, trust.node)
                 await audit.append_with([], [], [Entry("controller.started", trust.node, trust.node,
@@ -213,8 +208,8 @@ class _Controller:
                 notify("STOPPING=1")
                 log.info("controller.stopping")
                 await ssh.close()
-                await asyncio.gather(listeners.close(DRAIN_S), sessions.drain(DRAIN_S))
-                await sessions.close()
+                await mesh.drain(DRAIN_S)
+                await mesh.close()
                 await asyncio.gather(*(server.close(0.5) for server in https))
                 for entry in refusals.flush(await store.now() + MINUTE):
                     await audit.append_with([], [], [entry])
@@ -234,28 +229,6 @@ class _Controller:
         if record is not None and int(record.value) > JOIN_VERSION:
             raise OperatorError("FL-JOIN-VERSION", f"this fairlead speaks version {JOIN_VERSION} of the join protocol, "
                                 f"the cluster needs {int(record.value)}", "upgrade fairlead on this machine")
-
-    async def _follow_plan(self, directory: Directory, operations: Operations, listeners: Listeners,
-                           problems: dict[str, str]) -> None:
-        """Listen on what this Controller's own plan says, and render its hosts file, at every change."""
-        changed = asyncio.Event()
-        changed.set()
-        directory.listen(changed.set)
-        known: Plan | None = None
-        while True:
-            await changed.wait()
-            changed.clear()
-            plan = operations.plan()
-            if known is not None and plans.same(known, plan):
-                continue
-            known = plan
-            try:
-                await listeners.apply(plans.listeners(plan, self.settings.see()))
-                files.write_private(self.state / HOSTS, plans.hosts(plan, self.settings.see()).encode())
-                problems.pop("plan", None)
-            except FairleadError as error:
-                problems["plan"] = error.line()
-                log.error("plan.problem", code=error.code, reason=error.message)
 
     async def _tick(self, enrolment: Enrolment, refusals: RefusalCounter, audit: AuditLog,
                     problems: dict[str, str]) -> None:

@@ -27,14 +27,15 @@ from fairlead.nodes.service import Service
 class Operations:
     """Reads the directory and the fleet, writes through the registry."""
 
-    def __init__(self, *, me: str, cluster_uuid: UUID, version: str, view: View, generation: str,
+    def __init__(self, *, me: str, cluster_uuid: UUID, version: str, view: View, plan: Callable[[], Plan],
                  directory: Directory, registry: Registry, sessions: Sessions, audit: AuditLog,
                  problems: Callable[[], list[str]]) -> None:
         self._me = me
         self._cluster_uuid = cluster_uuid
         self._version = version
         self._view = view
-        self._generation = generation
+        self.plan = plan
+        """This Controller's own plan."""
         self._directory = directory
         self._registry = registry
         self._sessions = sessions
@@ -76,11 +77,6 @@ class Operations:
     def hosts(self) -> list[dict[str, Any]]:
         """Where this node finds whom."""
         return describe_hosts(plans.names(self.plan(), self._view))
-
-    def plan(self) -> Plan:
-        """This Controller's own plan."""
-        return plans.plan_for(self._node(), self._directory.nodes.values(), self._directory.services.values(),
-                              generation=self._generation, revision=self._directory.revision)
 
     async def remove_node(self, name: str, by: str) -> None:
         """Out of the cluster, connections cut. Raises Refused."""

@@ -112,10 +112,12 @@ class Supervisor:
                     route.nudge.set()  # it is there again: the link need not wait for its delay
             return route.stream
 
-    def hang_up(self, reason: str) -> None:
-        """Close every connection; they are dialled again unless `close` follows."""
-        for route in self._routes.values():
-            self._hang_up(route, reason)
+    def link_to(self, name: str) -> Tunnel:
+        """The control connection to a Controller, for what is part of control. Raises Refused FL-STREAM-DOWN."""
+        route = self._routes.get(name)
+        if route is None or route.state != "up" or route.link is None or route.link.closed.is_set():
+            raise no_carrier(name)
+        return route.link
 
     async def drain(self, within_s: float) -> None:
         """Let the streams that are open end, for so long."""

@@ -3,8 +3,8 @@
 Log-ins and streams are decided without waiting, from here; so a revocation takes effect when its event arrives, in the
 same step in which live connections are cut. Nothing here writes.
 
-A Controller of a cluster keeps a copy of it on disk (`snapshot`): the store's members reach one another through the
-mesh, so after everything was switched off the mesh has to be there before the store is.
+A Controller of a cluster keeps a copy of the Controllers' part on disk (`snapshot`): the store's members reach one
+another through the mesh, so after everything was switched off the mesh has to be there before the store is.
 """
 
 import asyncio
@@ -20,7 +20,6 @@ from fairlead.nodes.node import Node
 from fairlead.nodes.records import (
     KEYS,
     NODES,
-    SERVICES,
     AddressEntry,
     KeyEntry,
     address_from,
@@ -94,11 +93,9 @@ class Directory:
             changed()
 
     def snapshot(self) -> bytes:
-        """Nodes, keys and services as they stand, for `restore`."""
-        own = {service.name for service in self._own}
-        records = {NODES + key: encode(node) for key, node in self.nodes.items()}
-        records |= {KEYS + key: encode(entry) for key, entry in self.keys.items()}
-        records |= {SERVICES + key: encode(service) for key, service in self.services.items() if key not in own}
+        """The Controllers and their keys as they stand, for `restore`."""
+        records = {NODES + key: encode(node) for key, node in self.nodes.items() if node.role == "controller"}
+        records |= {KEYS + key: encode(entry) for key, entry in self.keys.items() if NODES + entry.node_id in records}
         return json.dumps({key: value.decode() for key, value in sorted(records.items())}).encode()
 
     def restore(self, data: bytes) -> None:

@@ -1,0 +1,171 @@
+"""A Controller's place among the nodes: whom it lets in, whom it dials, what it listens on.
+
+All of it works before the store does: the members of a cluster's store reach one another through the mesh. So the
+directory begins as the copy on disk, and only the other Controllers are let in until the store has been read.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import structlog
+
+from fairlead.base import files
+from fairlead.base.clock import Clock
+from fairlead.base.errors import FairleadError, Refused
+from fairlead.cluster.peers import Answer, Peers, converse
+from fairlead.controller.settings import ControllerSettings
+from fairlead.enrol.trust import Trust
+from fairlead.fleet.sessions import Commit, Sessions
+from fairlead.keys.ssh import KeyRefused, PrivateKey, PublicKey
+from fairlead.link.messages import Plan, PlanController
+from fairlead.mesh import plan as plans
+from fairlead.mesh.listeners import Listeners
+from fairlead.mesh.supervisor import Supervisor
+from fairlead.nodes.directory import Changes, Directory
+from fairlead.nodes.node import Node
+from fairlead.nodes.service import STORE_PEERS_PORT, STORE_PORT
+from fairlead.transport.dialler import dial
+from fairlead.transport.options import Keepalive
+from fairlead.transport.peer import Peer
+from fairlead.transport.tunnel import Tunnel
+
+HOSTS = "hosts"
+COPY = "directory.json"
+
+log = structlog.get_logger("fairlead.controller")
+
+
+class Mesh:
+    """The directory and everything that follows it."""
+
+    def __init__(self, *, state: Path, clock: Clock, settings: ControllerSettings, trust: Trust, user_key: PrivateKey,
+                 store: Changes, clustered: bool, commit: Commit, cloned: Callable[[Node], Awaitable[None]],
+                 answer: Answer | None = None, refused: Callable[[], Awaitable[None]] | None = None) -> None:
+        """*answer*: what other Controllers ask for. *refused*: another Controller no longer lets us in."""
+        self._state = state
+        self._clock = clock
+        self._settings = settings
+        self._trust = trust
+        self._user_key = user_key
+        self._refused = refused
+        self._keeps_copy = clustered
+        self._loaded = False
+        self._generation = ""
+        self._changed = asyncio.Event()
+        self.problem = ""
+        self.directory = Directory(store, clustered=clustered)
+        self.directory.listen(self._changed.set)
+        self.peers = Peers(clock)
+        self.supervisor = Supervisor(self._dial, self.peers.talk, _opened, self._failed)
+        self.sessions = Sessions(
+            self.directory, clock, me=trust.node_id, generation="", first_epoch=0, commit=commit, cloned=cloned,
+            converse=(lambda peer, channel: converse(answer, clock, peer, channel)) if answer else None)
+        self.listeners = Listeners(self)
+
+    def remember(self) -> None:
+        """Begin with the copy on disk. Raises OperatorError when it is damaged."""
+        try:
+            self.directory.restore(files.read_private(self._state / COPY))
+        except FileNotFoundError:
+            return
+
+    async def load(self, generation: str, first_epoch: int) -> None:
+        """The store is there: read it, and let everybody in. Raises StoreUnavailable."""
+        await self.directory.load()
+        self._loaded, self._generation = True, generation
+        self.sessions.open(generation, first_epoch)
+        self._changed.set()
+
+    def cluster(self) -> None:
+        """From now on this Controller is one of several, or may become it."""
+        self._keeps_copy = True
+        self.directory.cluster()
+
+    @property
+    def me(self) -> Node:
+        """This Controller."""
+        return self.directory.nodes[self._trust.node_id]
+
+    def plan(self) -> Plan:
+        """This Controller's own plan."""
+        return plans.plan_for(self.me, self.directory.nodes.values(), self.directory.services.values(),
+                              generation=self._generation, revision=self.directory.revision)
+
+    @property
+    def problems(self) -> list[str]:
+        """What is not as planned, one line each."""
+        return [*([self.problem] if self.problem else []), *self.listeners.problems]
+
+    async def carrier(self, owner: str, address: str, port: int) -> Tunnel:
+        """The tunnel for a stream to *owner*'s *address*, *port*. Raises Refused FL-STREAM-DOWN.
+
+        The store's own traffic goes beside the questions of the Controllers: bulk does not hold it up.
+        """
+        node = self.directory.named(owner)
+        if node is None or node.role == "engine":
+            return await self.sessions.carrier(owner, address, port)
+        if port in (STORE_PORT, STORE_PEERS_PORT):
+            return self.supervisor.link_to(owner)
+        return await self.supervisor.carrier(owner, address, port)
+
+    async def follow_plan(self) -> None:
+        """Dial and listen as this Controller's own plan says, and render its hosts file, at every change."""
+        self._changed.set()
+        known: Plan | None = None
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            self._keep_copy()
+            if self._trust.node_id not in self.directory.nodes:
+                continue  # removed, or a fresh folder that has not heard of anybody
+            plan = self.plan()
+            if known is not None and plans.same(known, plan):
+                continue
+            known = plan
+            self.supervisor.want(plan.controllers)
+            try:
+                await self.listeners.apply(plans.listeners(plan, self._settings.see()))
+                files.write_private(self._state / HOSTS, plans.hosts(plan, self._settings.see()).encode())
+                self.problem = ""
+            except FairleadError as error:
+                self.problem = error.line()
+                log.error("plan.problem", code=error.code, reason=error.message)
+
+    async def drain(self, within_s: float) -> None:
+        """Open no more streams, let those that are open end."""
+        await asyncio.gather(self.listeners.close(within_s), self.sessions.drain(within_s),
+                             self.supervisor.drain(within_s))
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self.supervisor.close()
+        await self.sessions.close()
+
+    def _keep_copy(self) -> None:
+        if not (self._keeps_copy and self._loaded):
+            return
+        copy, file = self.directory.snapshot(), self._state / COPY
+        try:
+            if not file.exists() or file.read_bytes() != copy:
+                files.write_private(file, copy)
+        except (FairleadError, OSError) as error:  # a full disk: what runs goes on
+            log.error("directory.unsaved", reason=str(error))
+
+    async def _dial(self, controller: PlanController, address: str) -> Tunnel:
+        try:
+            key = PublicKey.from_line(controller.host_key)
+        except KeyRefused as error:
+            raise Refused("FL-STATE-DAMAGED", f"the host key of {controller.name}: {error}") from error
+        peer = Peer(node_id=controller.node_id, node=controller.name, role="controller", user=self._trust.user,
+                    standing="active", fingerprint=key.fingerprint)
+        return await dial(address, controller.ssh_port, peer=peer, key=self._user_key, host_keys=[key],
+                          keepalive=Keepalive(self._settings.keepalive_s), clock=self._clock)
+
+    async def _failed(self, controller: PlanController, error: FairleadError) -> None:  # noqa: ARG002 - Supervisor
+        if error.code == "FL-SSH-REFUSED" and self._refused:
+            await self._refused()
+
+
+async def _opened(controller: PlanController, tunnel: Tunnel) -> None:
+    """A stream connection between Controllers: each offers its services by direct streams, so nothing is asked for."""
