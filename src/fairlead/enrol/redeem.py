@@ -9,7 +9,7 @@ Rules, and the attack each stops:
    nothing; only who proves the secret moves a state, and is recorded.
 3. Each transaction writes its audit record in the same step.
 4. Every change of a token's state compares that this Controller still leads (`Office.fence`), and one that does not
-   lead answers nothing about a token: two Controllers that both believe they lead hand out no address and no name twice.
+   lead answers nothing about a token: of two Controllers that both believe they lead, one can do nothing.
 
 Join protocol, sections 5 to 7; the state table itself is in `state`.
 """

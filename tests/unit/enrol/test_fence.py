@@ -1,19 +1,21 @@
 """A Controller whose term has passed while it worked changes nothing; one that does not lead does not begin."""
 
-from collections.abc import Awaitable, Callable, Sequence
+import contextlib
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from fairlead.base.clock import DAY
-from fairlead.base.errors import FairleadError
+from fairlead.base.errors import Refused
 from fairlead.cluster.tenure import LEADER
 from fairlead.enrol.redeem import KEEP_TERMINAL
 from fairlead.store.fence import NotLeading
 from fairlead.store.protocol import MARK, Born, Compare, Delete, Put
 from tests.world import Machine, World, refusal
 
-Act = Callable[[], Awaitable[object]]
+Act = Callable[[], Coroutine[Any, Any, object]]
 
 
 async def lead(world: World) -> None:
@@ -90,10 +92,8 @@ async def test_whose_term_has_passed_changes_nothing(world: World, prepare: Call
     assert await refusal(act()) == "FL-STORE"  # not Refused: it is asked again, and then another one answers
     assert await content(world) == before
     await lead(world)
-    try:  # the same step by who leads: it was the fence that held the other back
-        await act()
-    except FairleadError as answer:
-        assert answer.code in ("FL-JOIN-CONFLICT", "FL-JOIN-EXPIRED")
+    with contextlib.suppress(Refused):  # of the thief, or of who comes too late
+        await act()  # the same step by who leads: it was the fence that held the other back
     assert await content(world) != before
 
 
