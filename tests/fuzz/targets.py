@@ -370,7 +370,7 @@ async def _commit(chunks: list[bytes]) -> bool:
     peer = SimpleNamespace(fingerprint=USER.public.fingerprint, node="se-7")
     heard, _ = _heard(chunks, frames.MOST_COMMIT_BYTES)
     await fleet_commit.answer(Enrolment(cast("Any", _Store()), cast("Any", None), cast("Any", None), RefusalCounter(),
-                                        cast("Any", SimpleNamespace(margin=0))), cast("Any", peer),
+                                        cast("Any", SimpleNamespace(margin=0, fence=tuple))), cast("Any", peer),
                               cast("Any", channel))
     assert closed == [True]
     [answered] = frames.Decoder(frames.MOST_COMMIT_BYTES).feed(b"".join(said))

@@ -8,6 +8,8 @@ Rules, and the attack each stops:
 2. The work is ordered by what it costs and who may cause it: a stranger's request costs one signature check and writes
    nothing; only who proves the secret moves a state, and is recorded.
 3. Each transaction writes its audit record in the same step.
+4. Every change of a token's state compares that this Controller still leads (`Office.fence`), and one that does not
+   lead answers nothing about a token: of two Controllers that both believe they lead, one can do nothing.
 
 Join protocol, sections 5 to 7; the state table itself is in `state`.
 """
@@ -64,6 +66,7 @@ from fairlead.nodes.records import (
     node_from,
     service_from,
 )
+from fairlead.store.fence import Fence, NotLeading, unfenced
 from fairlead.store.protocol import (
     MARK,
     Absent,
@@ -151,6 +154,8 @@ class Office:
     """The anchor as it is now."""
     margin: int = 0
     """Microseconds before a deadline at which a transaction must have taken effect; 0 with a single writer."""
+    fence: Fence = unfenced
+    """What every change of a token's state compares besides; none with a single writer."""
 
 
 class Enrolment:
@@ -171,7 +176,8 @@ class Enrolment:
 
     async def issue(self, *, role: Role, node: str | None, source: str | None, lifetime_s: int, by: str,
                     bound_keys_hash: bytes | None = None) -> Bundle:
-        """A new token in its bundle. Raises Refused."""
+        """A new token in its bundle. Raises Refused, NotLeading."""
+        self._office.fence()
         if not 1 <= lifetime_s <= LIFETIME // SECOND:
             raise Refused("FL-BUNDLE-TTL", f"a bundle lives 1 second to 10 minutes, not {lifetime_s} s",
                           "give --ttl at most 10m")
@@ -196,7 +202,7 @@ class Enrolment:
             anchor_hash=anchor.hash.hex(), generation=generation.hex(), node=node, source=source,
             bound_keys_hash=bound_keys_hash.hex() if bound_keys_hash else None)
         lease = await self._store.grant(lifetime_s + COMMIT_GRACE // SECOND)
-        outcome = await self._audit.append_with(
+        outcome = await self._fenced(
             [Absent(TOKENS + record.id)],
             [Put(TOKENS + record.id, states.encode(record)), Put(LIVE + record.id, b"", lease),
              Put(ANCHORS + anchor.hash.hex(), anchor.encode())],
@@ -215,7 +221,8 @@ class Enrolment:
         return [(t, counts.get(t.id, 0)) for t in sorted(tokens, key=lambda t: t.issued_at, reverse=True)]
 
     async def revoke(self, token_id: str, by: str) -> TokenRecord:
-        """Make an open or reserved token worthless. Raises Refused."""
+        """Make an open or reserved token worthless. Raises Refused, NotLeading."""
+        self._office.fence()
         for _ in range(TRIES):
             stored = await self._store.get(TOKENS + token_id)
             if stored is None:
@@ -234,10 +241,11 @@ class Enrolment:
     # -- the exchange -------------------------------------------------------------------------------------------------
 
     async def exchange(self, submission: Submission, source: str, presented: Callable[[bytes], bool]) -> bytes:
-        """The reply body to a join request from *source* (an IP address). Raises Refused or StoreUnavailable.
+        """The reply body to a join request from *source* (an IP address). Raises Refused, StoreUnavailable, NotLeading.
 
         *presented*: whether this portal presents, or presented within a minute, the certificate with that hash.
         """
+        self._office.fence()
         transcript = submission.transcript(self._office.cluster_uuid)
         for _ in range(TRIES):
             stored = await self._store.get(TOKENS + submission.token_id.hex())
@@ -347,7 +355,7 @@ class Enrolment:
                     software=claim.software, token_id=token.id)
         reserved = replace(token, state="reserved", keys_hash=claim.keys_hash.hex(), node_id=node.id,
                            used_by=claim.host_key.fingerprint, used_at=now, took_tombstone=took_tombstone)
-        outcome = await self._audit.append_with(compare, [
+        outcome = await self._fenced(compare, [
             Put(stored.key, states.encode(reserved)),
             Put(NODES + node.id, encode(node)),
             Put(NAMES + node.name, encode(NameEntry(node.id, "held"))),
@@ -387,7 +395,7 @@ class Enrolment:
             compare.append(Unchanged(node_record.key, node_record.revision))
             if node.role == "engine" or node.state == "joining":  # a Controller that votes is not cut off by a thief
                 then.append(Put(node_record.key, encode(replace(node, state="frozen"))))
-        outcome = await self._audit.append_with(compare, then, [Entry(
+        outcome = await self._fenced(compare, then, [Entry(
             "join.interception-late", token.id, claim.host_key.fingerprint,
             {"source": source, "first": token.used_by, "node_id": token.node_id or ""})])
         if outcome.succeeded:
@@ -401,6 +409,7 @@ class Enrolment:
         *message*: ``token_id``, ``node_id``, ``keys_hash`` in hexadecimal or UUID form; they must agree with the key's
         record. Returns the number of the trust statement that the node holds.
         """
+        self._office.fence()
         refused = Refused("FL-JOIN-REFUSED", "the join was refused")
         for _ in range(TRIES):
             key = await self._store.get(KEYS + fingerprint)
@@ -429,7 +438,7 @@ class Enrolment:
     async def _commit(self, stored: Record, token: TokenRecord, node_record: Record, node: Node, now: int) -> bool:
         admitted: Node = replace(node, joined_at=now, state="up" if node.role == "engine" else "joining")
         host_key, user_key = PublicKey.from_line(node.host_key), PublicKey.from_line(node.user_key)
-        outcome = await self._audit.append_with([
+        outcome = await self._fenced([
             Unchanged(stored.key, stored.revision), Unchanged(node_record.key, node_record.revision),
             Below(MARK, mark_value(token.commit_by - self._office.margin)), Exists(LIVE + token.id),
             Equal(GENERATION, bytes.fromhex(token.generation)),
@@ -460,7 +469,9 @@ class Enrolment:
                 continue
 
     async def expire_due(self) -> None:
-        """Expire what is past its deadline. Called each second."""
+        """Expire what is past its deadline, as the leader. Called each second."""
+        if not self._leads():
+            return
         now = await self._store.now()
         for token_id in [t for t, deadline in self._deadlines.items() if deadline <= now]:
             stored = await self._store.get(TOKENS + token_id)
@@ -474,12 +485,14 @@ class Enrolment:
             await self._end(stored, token, "expired", _expiry_event(token), "clock")
 
     async def tidy(self) -> None:
-        """Forget tokens that ended long ago, and anchors that no living token names. Called each minute."""
+        """Forget tokens that ended long ago, and anchors that no living token names. The leader does, each minute."""
+        if not self._leads():
+            return
         now = await self._store.now()
         for token_id in [t for t, issued in self._ended.items() if issued + KEEP_TERMINAL <= now]:
             stored = await self._store.get(TOKENS + token_id)
             if stored is not None:
-                await self._store.transact([Unchanged(stored.key, stored.revision)],
+                await self._store.transact([*self._office.fence(), Unchanged(stored.key, stored.revision)],
                                            [Delete(stored.key), Delete(REFUSALS + token_id)])
         await self._drop_anchors(now)
 
@@ -492,7 +505,8 @@ class Enrolment:
         named = {t.anchor_hash for t in tokens if now < t.commit_by + MINUTE} | {self._office.anchor().hash.hex()}
         for record in anchors:
             if record.key.removeprefix(ANCHORS) not in named:
-                await self._store.transact([Unchanged(record.key, record.revision)], [Delete(record.key)])
+                await self._store.transact([*self._office.fence(), Unchanged(record.key, record.revision)],
+                                           [Delete(record.key)])
 
     async def anchor(self, digest: bytes) -> bytes | None:
         """The bytes of an anchor that a token was issued under."""
@@ -518,13 +532,24 @@ class Enrolment:
                 key = KEYS + PublicKey.from_line(line).fingerprint
                 then.append(Delete(key) if state != "frozen" else Put(
                     key, encode(KeyEntry(node.id, use, "revoked", token.id, line))))
-        outcome = await self._audit.append_with(compare, then, [Entry(event, token.id, by, details or {})])
+        outcome = await self._fenced(compare, then, [Entry(event, token.id, by, details or {})])
         if outcome.succeeded:
             self._deadlines.pop(token.id, None)
             await self._directory.reached(outcome.revision)
             if state == "frozen":
                 log.warning("alarm", alarm=event, token=token.id, by=by, **(details or {}))
         return outcome.succeeded
+
+    async def _fenced(self, compare: Sequence[Compare], then: Sequence[Operation], entries: Sequence[Entry]) -> Outcome:
+        """A transaction of the leader. Raises NotLeading."""
+        return await self._audit.append_with([*self._office.fence(), *compare], then, entries)
+
+    def _leads(self) -> bool:
+        try:
+            self._office.fence()
+        except NotLeading:
+            return False
+        return True
 
     def _note(self, key: str, value: bytes | None) -> None:
         token_id = key.removeprefix(TOKENS)

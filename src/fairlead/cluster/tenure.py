@@ -1,0 +1,188 @@
+"""One term of a leader, as a state machine: what is written and renewed when, and until when it is believed. Pure.
+
+Rules, and the fault each stops:
+
+1. The leader writes `MARK`, then renews its lease, then rests; it renews on no mark that is older than a period. So
+   while the leader key stands, the mark is at most lease and period old (`MARGIN`): a transaction that compares
+   ``mark < deadline - MARGIN`` takes effect before the deadline, however long its request was under way.
+2. It believes that it leads until its last renewed mark was *read off* plus the lease, by monotonic time: never from
+   an answer, which may have been under way for long, nor from the renewal itself, which a store that has lost its
+   majority may still have granted. So its belief ends before its lease does.
+3. The mark rises with each writing, at least as fast as monotonic time: a wall clock that is set back, or a leader
+   whose clock goes behind, gives no token its time again. Each writing compares that it is above what stands there: one
+   that was under way for long does not take the mark back.
+4. A Controller whose clock is far off the others' does not stand: the mark would run ahead, and with it every deadline.
+"""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Annotated
+
+from pydantic import Field, TypeAdapter
+
+from fairlead.base.clock import SECOND
+from fairlead.store.protocol import MARK, Absent, Below, Born, Compare, Operation, Put, Record, Unchanged, mark_value
+
+LEADER = "cluster/leader"
+"""Who leads; under the leader's lease. Its revision of creation is what the term's transactions are fenced with."""
+TERM = "cluster/term"
+"""The number of the last term, in decimal digits."""
+MARGIN = 4 * SECOND
+"""How much earlier than its deadline a transaction must be: lease and period of the leader together."""
+MOST_OFFSET = 30 * SECOND
+"""How far the clock of one that stands for leader may be off the median of the Controllers."""
+NOTICED_STEP = SECOND
+"""A wall clock that is less behind the mark trembles as disciplined clocks do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How long a lease runs, and how often it is renewed."""
+
+    lease_s: int = 3
+    """Whole seconds; etcd makes less than one and a half of its election timeouts longer, which is refused then."""
+    period_s: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Raises ValueError when `MARGIN` would not cover it."""
+        if not self.covers(self.lease_s) or not 0 < self.period_s < self.lease_s:
+            raise ValueError(f"a lease of {self.lease_s} s, renewed each {self.period_s} s, is not within the margin")
+
+    def covers(self, lease_s: int) -> bool:
+        """Whether `MARGIN` covers a lease of that many seconds."""
+        return lease_s >= 1 and (lease_s + self.period_s) * SECOND <= MARGIN
+
+
+@dataclass(frozen=True, slots=True)
+class Leader:
+    """Who leads, as `LEADER` says it."""
+
+    node: str
+    """Its node id."""
+    name: str
+    term: Annotated[int, Field(ge=1)]
+    lease: int
+
+
+_ADAPTER: TypeAdapter[Leader] = TypeAdapter(Leader)
+
+
+def encode(leader: Leader) -> bytes:
+    """The value of `LEADER`."""
+    return _ADAPTER.dump_json(leader)
+
+
+def decode(value: bytes) -> Leader:
+    """The leader of a stored value. Raises ValueError."""
+    return _ADAPTER.validate_json(value)
+
+
+class Step(Enum):
+    """What a leader does next."""
+
+    LOST = auto()
+    """It leads no more."""
+    MARK = auto()
+    """It writes the mark."""
+    RENEW = auto()
+    """It renews its lease."""
+    REST = auto()
+    """It waits, `Tenure.rest` seconds at most."""
+
+
+class Tenure:
+    """A term that began. Times are monotonic seconds of one clock; marks are microseconds."""
+
+    def __init__(self, leader: Leader, created: int, mark: int, at: float, timing: Timing) -> None:
+        """*created*: the birth of `LEADER`. *mark*: what the take-over wrote, as read off *at*."""
+        self.leader = leader
+        self.created = created
+        self._timing = timing
+        self._base, self._began = mark, at
+        self._last, self._marked = mark, at
+        self._until = at + timing.lease_s
+
+    @property
+    def fence(self) -> Compare:
+        """What each transaction of this term compares."""
+        return Born(LEADER, self.created)
+
+    def leads(self, now: float) -> bool:
+        """Whether the term is still to be believed in."""
+        return now < self._until
+
+    def left(self, now: float) -> float:
+        """Seconds until belief ends."""
+        return max(0.0, self._until - now)
+
+    def rest(self, now: float) -> float:
+        """Seconds until the next mark is due."""
+        return max(0.0, self._marked + self._timing.period_s - now)
+
+    def step(self, now: float) -> Step:
+        """What to do *now*."""
+        if not self.leads(now):
+            return Step.LOST
+        if self.rest(now) <= 0:
+            return Step.MARK
+        if self._until < self._marked + self._timing.lease_s:
+            return Step.RENEW
+        return Step.REST
+
+    def mark(self, wall: int, now: float) -> int:
+        """The mark to write *now*, when this machine's clock shows *wall*."""
+        return max(wall, self._base + int((now - self._began) * SECOND), self._last + 1)
+
+    def marking(self, mark: int) -> tuple[Sequence[Compare], Sequence[Operation]]:
+        """The transaction that writes *mark*."""
+        return (self.fence, Below(MARK, mark_value(mark))), (Put(MARK, mark_value(mark)),)
+
+    def marked(self, mark: int, at: float) -> None:
+        """*mark*, read off *at*, was written."""
+        self._last, self._marked = mark, at
+
+    def found(self, mark: int, at: float) -> None:
+        """The store's mark is this, above what was to be written: it is gone on from there."""
+        self._base, self._began, self._last = mark, at, mark
+
+    def renewed(self) -> None:
+        """The lease was renewed after the last mark."""
+        self._until = self._marked + self._timing.lease_s
+
+    def end(self) -> None:
+        """The key or the lease is gone."""
+        self._until = float("-inf")
+
+
+def first_mark(wall: int, found: Record | None) -> int:
+    """The mark that a take-over writes over the one that it found. Raises ValueError."""
+    return max(wall, int(found.value) + 1 if found else 0)
+
+
+def next_term(found: Record | None) -> int:
+    """The number of the term after the one that was found. Raises ValueError."""
+    return int(found.value) + 1 if found else 1
+
+
+def taking_over(leader: Leader, mark: int, old_term: Record | None,
+                old_mark: Record | None) -> tuple[Sequence[Compare], Sequence[Operation]]:
+    """The transaction that begins a term: nobody leads, and the mark goes on from where the last leader left it."""
+    return ((Absent(LEADER), as_read(TERM, old_term), as_read(MARK, old_mark)),
+            (Put(LEADER, encode(leader), leader.lease), Put(TERM, b"%d" % leader.term), Put(MARK, mark_value(mark))))
+
+
+def as_read(key: str, record: Record | None) -> Compare:
+    """That *key* stands as it was read."""
+    return Absent(key) if record is None else Unchanged(key, record.revision)
+
+
+def fit(offsets: Sequence[int]) -> bool:
+    """Whether a Controller may stand, given how far the clocks of the others are ahead of its own (microseconds).
+
+    Of two middle ones the nearer counts: two Controllers alone cannot tell whose clock is wrong, and a cluster without
+    a leader helps nobody.
+    """
+    clocks = [0, *offsets]
+    return min(abs(statistics.median_low(clocks)), abs(statistics.median_high(clocks))) <= MOST_OFFSET

@@ -1,0 +1,95 @@
+"""What a leader writes and believes, decided by a clock that the test moves."""
+
+import pytest
+
+from fairlead.base.clock import SECOND
+from fairlead.cluster.tenure import MARGIN, Leader, Step, Tenure, Timing, decode, encode, first_mark, fit, next_term
+from fairlead.store.protocol import MARK, Below, Born, Record, mark_value
+
+WALL = 1_767_225_600 * SECOND
+ME = Leader("n1", "ctl-1", 7, 12345)
+
+
+def tenure(timing: Timing | None = None) -> Tenure:
+    """A term that began at second 100."""
+    return Tenure(ME, 41, WALL, 100.0, timing or Timing())
+
+
+def marked(term: Tenure, at: float) -> None:
+    term.marked(term.mark(WALL, at), at)
+
+
+def test_it_writes_the_mark_then_renews_then_rests() -> None:
+    term = tenure()
+    assert term.step(100.5) is Step.REST
+    assert term.rest(100.5) == pytest.approx(0.5)
+    assert term.step(101.0) is Step.MARK
+    marked(term, 101.0)
+    assert term.step(101.1) is Step.RENEW
+    term.renewed()
+    assert term.step(101.1) is Step.REST
+
+
+def test_it_does_not_renew_on_an_old_mark() -> None:
+    """Or the lease would run on while the mark stands, and a token would live beyond its deadline by what it lacks."""
+    term = tenure()
+    marked(term, 101.0)
+    assert term.step(102.0) is Step.MARK
+    assert (Timing().lease_s + Timing().period_s) * SECOND <= MARGIN
+
+
+def test_belief_counts_from_the_mark_that_was_renewed_and_not_from_any_answer() -> None:
+    term = tenure()
+    marked(term, 101.0)
+    assert not term.leads(103.0)  # a mark alone renews nothing
+    assert term.step(103.0) is Step.LOST
+    term = tenure()
+    marked(term, 101.0)
+    term.renewed()  # whenever its answer came
+    assert term.leads(103.9)
+    assert not term.leads(104.0)
+    assert term.left(103.0) == pytest.approx(1.0)
+
+
+def test_a_leader_whose_key_is_gone_believes_nothing_more() -> None:
+    term = tenure()
+    term.end()
+    assert term.step(100.0) is Step.LOST
+
+
+def test_the_mark_rises_with_monotonic_time_at_least() -> None:
+    term = tenure()
+    assert term.mark(WALL + 9 * SECOND, 101.0) == WALL + 9 * SECOND  # a clock that runs ahead
+    assert term.mark(WALL - 3600 * SECOND, 102.0) == WALL + 2 * SECOND  # one that was set back
+    term.marked(WALL + 9 * SECOND, 102.0)
+    assert term.mark(WALL, 103.0) == WALL + 9 * SECOND + 1  # never back, nor the same twice
+    term.found(WALL + 60 * SECOND, 103.0)
+    assert term.mark(WALL, 104.0) == WALL + 61 * SECOND
+
+
+def test_a_late_writing_does_not_take_the_mark_back_and_a_passed_term_writes_none() -> None:
+    compare, _ = tenure().marking(WALL + 1)
+    assert set(compare) == {Born("cluster/leader", 41), Below(MARK, mark_value(WALL + 1))}
+
+
+def test_a_take_over_goes_on_from_the_mark_and_the_term_that_it_finds() -> None:
+    assert first_mark(WALL, None) == WALL
+    assert first_mark(WALL, Record(MARK, mark_value(WALL + 5), 1, 1)) == WALL + 6
+    assert (next_term(None), next_term(Record("cluster/term", b"9", 1, 1))) == (1, 10)
+    assert decode(encode(ME)) == ME
+
+
+@pytest.mark.parametrize(("lease_s", "period_s"), [(4, 1.0), (3, 1.1), (0, 0.1), (1, 1.0), (3, 0.0)])
+def test_no_lease_that_the_margin_does_not_cover(lease_s: int, period_s: float) -> None:
+    with pytest.raises(ValueError, match="margin"):
+        Timing(lease_s, period_s)
+
+
+@pytest.mark.parametrize(("others", "stands"), [
+    ((), True),
+    ((29, 31), True), ((31, 31), False), ((-31, -31), False), ((0, 3600), True), ((60, 3600), False),
+    ((3600,), True),  # of two nobody can tell
+    ((60, 60, 0), True), ((60, 60, 60), False), ((0, 0, 60, 60), True),
+])
+def test_whose_clock_is_off_the_median_does_not_stand(others: tuple[int, ...], stands: bool) -> None:
+    assert fit([seconds * SECOND for seconds in others]) is stands
