@@ -238,7 +238,7 @@ class World:
         One process waits for itself at its locks; steps of `Interposed` are taken while they are held.
         """
         store, audit = self.store, AuditLog(self.store, "ctl-1")
-        enrolment = Enrolment(store, audit, self.directory, self.refusals, self.enrolment._office)
+        enrolment = Enrolment(store, audit, self.directory, self.refusals, self.enrolment.office)
         return replace(self, audit=audit, enrolment=enrolment, registry=Registry(store, audit, self.directory))
 
     async def join(self, node: str = "se-1", machine: Machine | None = None, bundle: Bundle | None = None) -> Node:

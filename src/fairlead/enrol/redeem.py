@@ -158,6 +158,17 @@ class Office:
     """What every change of a token's state compares besides; none with a single writer."""
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The portal that was asked; it is the leader's own, or that of the Controller that hands the request to him."""
+
+    presented: Callable[[bytes], bool]
+    """Whether it presents, or presented within a minute, the certificate with that hash."""
+    name: str
+    host_key: PublicKey
+    """With which its Controller will sign."""
+
+
 class Enrolment:
     """The tokens of the cluster."""
 
@@ -167,7 +178,8 @@ class Enrolment:
         self._audit = audit
         self._directory = directory
         self._refusals = refusals
-        self._office = office
+        self.office = office
+        """Another one takes its place when this Controller becomes one of several."""
         self._reserving = asyncio.Lock()  # addresses are handed out one at a time: the lowest free one is everybody's
         self._deadlines: dict[str, int] = {}
         self._ended: dict[str, int] = {}
@@ -177,7 +189,7 @@ class Enrolment:
     async def issue(self, *, role: Role, node: str | None, source: str | None, lifetime_s: int, by: str,
                     bound_keys_hash: bytes | None = None) -> Bundle:
         """A new token in its bundle. Raises Refused, NotLeading."""
-        self._office.fence()
+        self.office.fence()
         if not 1 <= lifetime_s <= LIFETIME // SECOND:
             raise Refused("FL-BUNDLE-TTL", f"a bundle lives 1 second to 10 minutes, not {lifetime_s} s",
                           "give --ttl at most 10m")
@@ -191,14 +203,14 @@ class Enrolment:
             raise Refused("FL-TOKEN-MANY", f"{MOST_OPEN} tokens are open", "revoke some, or wait ten minutes")
         if node is not None:
             await self._name_for_bound(check_name(node))
-        anchor = self._office.anchor()
+        anchor = self.office.anchor()
         token = Token.new(anchor.hash)
         now = await self._store.now()
         expires_at = now + lifetime_s * SECOND
         generation = await self._generation()
         record = TokenRecord(
             id=token.id.hex(), state="open", role=role, issued_by=by, issued_at=now, expires_at=expires_at,
-            commit_by=expires_at + COMMIT_GRACE, token_public=token.key(self._office.cluster_uuid).public.raw.hex(),
+            commit_by=expires_at + COMMIT_GRACE, token_public=token.key(self.office.cluster_uuid).public.raw.hex(),
             anchor_hash=anchor.hash.hex(), generation=generation.hex(), node=node, source=source,
             bound_keys_hash=bound_keys_hash.hex() if bound_keys_hash else None)
         lease = await self._store.grant(lifetime_s + COMMIT_GRACE // SECOND)
@@ -222,7 +234,7 @@ class Enrolment:
 
     async def revoke(self, token_id: str, by: str) -> TokenRecord:
         """Make an open or reserved token worthless. Raises Refused, NotLeading."""
-        self._office.fence()
+        self.office.fence()
         for _ in range(TRIES):
             stored = await self._store.get(TOKENS + token_id)
             if stored is None:
@@ -245,8 +257,17 @@ class Enrolment:
 
         *presented*: whether this portal presents, or presented within a minute, the certificate with that hash.
         """
-        self._office.fence()
-        transcript = submission.transcript(self._office.cluster_uuid)
+        asked = Asked(presented, self.office.name, self.office.host_key.public)
+        return self.reply(submission, await self.decide(submission, source, asked))
+
+    def reply(self, submission: Submission, core: bytes) -> bytes:
+        """The reply body that brings *core*, signed by this Controller."""
+        return answer(core, submission.transcript(self.office.cluster_uuid), self.office.name, self.office.host_key)
+
+    async def decide(self, submission: Submission, source: str, asked: "Asked") -> bytes:
+        """The core that answers a join request, for `reply` at the portal that was *asked*. Raises as `exchange`."""
+        self.office.fence()
+        transcript = submission.transcript(self.office.cluster_uuid)
         for _ in range(TRIES):
             stored = await self._store.get(TOKENS + submission.token_id.hex())
             token = states.decode(stored.value) if stored else None
@@ -258,27 +279,27 @@ class Enrolment:
                 raise Refused("FL-JOIN-REFUSED", "the join was refused")
             # below here the peer holds the token
             try:
-                core = await self._as_holder(stored, token, submission, transcript, source, presented)
+                core = await self._as_holder(stored, token, submission, transcript, source, asked)
             except Refused as refusal:
                 await self._record_refusal(token, refusal, submission, source)
                 raise
             if core is not None:
-                return answer(core.encode(), transcript, self._office.name, self._office.host_key)
+                return core.encode()
         raise StoreUnavailable("the token changed three times while it was being used")
 
     async def _as_holder(self, stored: Record, token: TokenRecord, submission: Submission, transcript: bytes,
-                         source: str, presented: Callable[[bytes], bool]) -> Core | None:
+                         source: str, asked: "Asked") -> Core | None:
         """What the holder of the token gets; None when the transaction lost a race."""
-        claim = submission.claim(self._office.cluster_uuid)
+        claim = submission.claim(self.office.cluster_uuid)
         if not (claim.host_key.verifies(HOST_NAMESPACE, transcript, submission.proofs.host)
                 and claim.user_key.verifies(USER_NAMESPACE, transcript, submission.proofs.user)):
             raise Refused("FL-JOIN-PROOF", "the possession of a key is not proven")
-        if not presented(claim.certificate_hash):
+        if not asked.presented(claim.certificate_hash):
             raise Refused("FL-JOIN-RELAY", "the connection that this machine made does not end at the portal",
                           "somebody, or a proxy that terminates TLS, is in between; connect to the portal directly")
         if claim.anchor_hash.hex() != token.anchor_hash:
             raise Refused("FL-JOIN-ANCHOR", "the bundle's anchor is not the token's", "import the bundle as exported")
-        await self._check_in_anchor(claim.anchor_hash)
+        await self._check_in_anchor(claim.anchor_hash, asked)
         if claim.role != token.role:
             raise Refused("FL-JOIN-ROLE", f"this bundle is for the role {token.role}, not {claim.role}",
                           f"export one with --role {claim.role}")
@@ -293,7 +314,7 @@ class Enrolment:
                 raise _used_key(key)
         now = await self._store.now()
         keys_hash = claim.keys_hash.hex()
-        match states.judge_exchange(token, keys_hash, now, self._office.margin):
+        match states.judge_exchange(token, keys_hash, now, self.office.margin):
             case Step.RESERVE:
                 async with self._reserving:
                     try:
@@ -323,16 +344,15 @@ class Enrolment:
             case _:
                 raise states.used(token.used_by, rfc3339(token.used_at))
 
-    async def _check_in_anchor(self, digest: bytes) -> None:
+    async def _check_in_anchor(self, digest: bytes, asked: "Asked") -> None:
         """A Controller that the bundle does not name answers nothing: its signature would not be believed."""
         stored = await self.anchor(digest)
-        me = self._office.host_key.public
-        if stored is not None and me not in decode_anchor(stored, digest).host_keys(self._office.name):
+        if stored is not None and asked.host_key not in decode_anchor(stored, digest).host_keys(asked.name):
             raise StoreUnavailable("the bundle does not name this Controller")
 
     async def _reserve(self, stored: Record, token: TokenRecord, claim: Claim, now: int, source: str) -> Core | None:
         compare: list[Compare] = [
-            Unchanged(stored.key, stored.revision), Below(MARK, mark_value(token.expires_at - self._office.margin)),
+            Unchanged(stored.key, stored.revision), Below(MARK, mark_value(token.expires_at - self.office.margin)),
             Exists(LIVE + token.id), Equal(GENERATION, bytes.fromhex(token.generation))]
         took_tombstone = False
         if token.node is not None:
@@ -409,7 +429,7 @@ class Enrolment:
         *message*: ``token_id``, ``node_id``, ``keys_hash`` in hexadecimal or UUID form; they must agree with the key's
         record. Returns the number of the trust statement that the node holds.
         """
-        self._office.fence()
+        self.office.fence()
         refused = Refused("FL-JOIN-REFUSED", "the join was refused")
         for _ in range(TRIES):
             key = await self._store.get(KEYS + fingerprint)
@@ -423,7 +443,7 @@ class Enrolment:
                 raise refused
             token, node = states.decode(stored.value), node_from(node_record.value)
             now = await self._store.now()
-            match states.judge_commit(token, str(message.get("keys_hash")), now, self._office.margin):
+            match states.judge_commit(token, str(message.get("keys_hash")), now, self.office.margin):
                 case Step.REPEAT:
                     return TRUST_REVISION
                 case Step.EXPIRE:
@@ -440,7 +460,7 @@ class Enrolment:
         host_key, user_key = PublicKey.from_line(node.host_key), PublicKey.from_line(node.user_key)
         outcome = await self._fenced([
             Unchanged(stored.key, stored.revision), Unchanged(node_record.key, node_record.revision),
-            Below(MARK, mark_value(token.commit_by - self._office.margin)), Exists(LIVE + token.id),
+            Below(MARK, mark_value(token.commit_by - self.office.margin)), Exists(LIVE + token.id),
             Equal(GENERATION, bytes.fromhex(token.generation)),
         ], [
             Put(stored.key, states.encode(replace(token, state="redeemed"))), Put(node_record.key, encode(admitted)),
@@ -451,6 +471,31 @@ class Enrolment:
         if outcome.succeeded:
             await self._directory.reached(outcome.revision)
         return outcome.succeeded
+
+    async def admit(self, node_id: str, by: str) -> Node:
+        """Make a Controller whose join is committed one of the cluster, now that its member of the store has all of it.
+
+        Raises Refused, NotLeading. May be repeated.
+        """
+        for _ in range(TRIES):
+            stored = await self._store.get(NODES + node_id)
+            if stored is None:
+                raise Refused("FL-NODE-REMOVED", "this node is no longer in the cluster")
+            node = node_from(stored.value)
+            if node.role == "controller" and node.state == "up":
+                return node
+            if not node.learning:
+                raise Refused("FL-NODE-STATE", f"{node.name} is {node.state} and cannot be admitted",
+                              f"see `fairlead node show {node.name}`")
+            admitted = replace(node, state="up")
+            # who used its bundle, too, has frozen the node in the same step: its record says it all
+            entry = Entry("controller.admitted", node.name, by, {"node_id": node.id, "address": node.internal_address})
+            outcome = await self._fenced([Unchanged(stored.key, stored.revision)],
+                                         [Put(stored.key, encode(admitted))], [entry])
+            if outcome.succeeded:
+                await self._directory.reached(outcome.revision)
+                return admitted
+        raise StoreUnavailable("the node changed three times while it was being admitted")
 
     # -- time ---------------------------------------------------------------------------------------------------------
 
@@ -492,7 +537,7 @@ class Enrolment:
         for token_id in [t for t, issued in self._ended.items() if issued + KEEP_TERMINAL <= now]:
             stored = await self._store.get(TOKENS + token_id)
             if stored is not None:
-                await self._store.transact([*self._office.fence(), Unchanged(stored.key, stored.revision)],
+                await self._store.transact([*self.office.fence(), Unchanged(stored.key, stored.revision)],
                                            [Delete(stored.key), Delete(REFUSALS + token_id)])
         await self._drop_anchors(now)
 
@@ -502,10 +547,10 @@ class Enrolment:
         if len(anchors) < 2:
             return
         tokens = [states.decode(r.value) for r in (await self._store.list(TOKENS)).records]
-        named = {t.anchor_hash for t in tokens if now < t.commit_by + MINUTE} | {self._office.anchor().hash.hex()}
+        named = {t.anchor_hash for t in tokens if now < t.commit_by + MINUTE} | {self.office.anchor().hash.hex()}
         for record in anchors:
             if record.key.removeprefix(ANCHORS) not in named:
-                await self._store.transact([*self._office.fence(), Unchanged(record.key, record.revision)],
+                await self._store.transact([*self.office.fence(), Unchanged(record.key, record.revision)],
                                            [Delete(record.key)])
 
     async def anchor(self, digest: bytes) -> bytes | None:
@@ -542,11 +587,11 @@ class Enrolment:
 
     async def _fenced(self, compare: Sequence[Compare], then: Sequence[Operation], entries: Sequence[Entry]) -> Outcome:
         """A transaction of the leader. Raises NotLeading."""
-        return await self._audit.append_with([*self._office.fence(), *compare], then, entries)
+        return await self._audit.append_with([*self.office.fence(), *compare], then, entries)
 
     def _leads(self) -> bool:
         try:
-            self._office.fence()
+            self.office.fence()
         except NotLeading:
             return False
         return True

@@ -26,7 +26,7 @@ async def lead(world: World) -> None:
 
 
 def fence_with(world: World, fence: Callable[[], Sequence[Compare]]) -> None:
-    world.enrolment._office = replace(world.enrolment._office, fence=fence)
+    world.enrolment.office = replace(world.enrolment.office, fence=fence)
 
 
 async def content(world: World) -> list[tuple[str, bytes, int]]:
