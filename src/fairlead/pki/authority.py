@@ -19,7 +19,15 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from fairlead.base.errors import OperatorError
-from fairlead.pki.certificate import api_name, is_ca, portal_name, root_profile, server_profile
+from fairlead.pki.certificate import (
+    api_name,
+    client_profile,
+    is_ca,
+    member_profile,
+    portal_name,
+    root_profile,
+    server_profile,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +84,29 @@ class Authority:
         """A certificate for the API at *addresses*; it cannot serve the portal. Raises OperatorError."""
         return self._issue(api_name(cluster_uuid), addresses, now)
 
+    def certify_member(self, cluster_uuid: UUID, node: str, internal_address: str,
+                       public_key: ec.EllipticCurvePublicKey, now: int) -> bytes:
+        """A certificate (PEM) for the etcd member of *node*, whose key stays with it. Raises OperatorError.
+
+        The caller has checked that *node* asks, and that *public_key* came with a proof (`request.read_request`).
+        """
+        return self._signed(member_profile(self._certificate, cluster_uuid, node, internal_address, public_key,
+                                           x509.random_serial_number(), now))
+
+    def issue_client(self, cluster_uuid: UUID, now: int) -> Issued:
+        """A certificate for a client of etcd, such as an operator's etcdctl: it may read and write everything there."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        return Issued(self._signed(client_profile(self._certificate, cluster_uuid, key.public_key(),
+                                                  x509.random_serial_number(), now)), _pem(key))
+
     def _issue(self, name: str, addresses: Sequence[str], now: int) -> Issued:
         key = ec.generate_private_key(ec.SECP256R1())
         profile = server_profile(self._certificate, name, addresses, key.public_key(), x509.random_serial_number(),
                                  now)
-        return Issued(profile.sign(self._key, SHA256()).public_bytes(Encoding.PEM), _pem(key))
+        return Issued(self._signed(profile), _pem(key))
+
+    def _signed(self, profile: x509.CertificateBuilder) -> bytes:
+        return profile.sign(self._key, SHA256()).public_bytes(Encoding.PEM)
 
     def __repr__(self) -> str:
         return f"Authority({self._certificate.subject.rfc4514_string()})"

@@ -8,7 +8,11 @@ Rules, and what each is for:
 2. An address under ``fairlead.internal`` is refused: an address is chosen by people and by joining Controllers, and
    would otherwise smuggle the portal's name into the API certificate (or a wildcard into either).
 3. Everything is back-dated by an hour, for nodes whose clock runs late.
-4. EC P-256 with SHA-256, random serials, key identifiers, critical constraints: what ``openssl verify -x509_strict``
+4. The use for TLS clients stands in the certificates of etcd's members and of its clients, and in no other: etcd's door
+   for clients tells them by that use (its JSON gateway cannot live with a check of names), so whoever gets it may read
+   and write the whole store. Members alone carry ``etcd.<cluster>.fairlead.internal``, which peers ask of each other:
+   a client is no member.
+5. EC P-256 with SHA-256, random serials, key identifiers, critical constraints: what ``openssl verify -x509_strict``
    asks for (RFC 5280 section 4.2).
 """
 
@@ -48,6 +52,16 @@ def api_name(cluster_uuid: UUID) -> str:
     return f"api.{cluster_uuid}.{INTERNAL}"
 
 
+def member_name(cluster_uuid: UUID) -> str:
+    """The name that a certificate must carry to be a member of the cluster's etcd."""
+    return f"etcd.{cluster_uuid}.{INTERNAL}"
+
+
+def store_name(cluster_uuid: UUID) -> str:
+    """The name of a client of the cluster's etcd."""
+    return f"store.{cluster_uuid}.{INTERNAL}"
+
+
 def root_profile(cluster_uuid: UUID, key: EllipticCurvePublicKey, serial: int, now: int) -> x509.CertificateBuilder:
     """A cluster's root CA, not yet signed. *now*: microseconds.
 
@@ -66,14 +80,42 @@ def server_profile(root: x509.Certificate, name: str, addresses: Iterable[str], 
 
     Never valid for longer than *root*. Raises OperatorError FL-ADDRESS-NAME.
     """
-    subjects = dict.fromkeys([x509.DNSName(name), *(_address(a) for a in addresses)])
+    return _leaf(root, [x509.DNSName(name), *(_address(a) for a in addresses)], [ExtendedKeyUsageOID.SERVER_AUTH],
+                 key, serial, now)
+
+
+def member_profile(root: x509.Certificate, cluster_uuid: UUID, node: str, internal_address: str,
+                   key: EllipticCurvePublicKey, serial: int, now: int) -> x509.CertificateBuilder:
+    """An etcd member's certificate under *root*, not yet signed; *node* is a checked node name.
+
+    Raises OperatorError FL-ADDRESS-NAME when *internal_address* is no IP address.
+    """
+    address = _address(internal_address)
+    label = _address(node)
+    if not isinstance(address, x509.IPAddress) or not isinstance(label, x509.DNSName) or "." in label.value:
+        raise OperatorError("FL-ADDRESS-NAME", f"{node!r} at {internal_address!r} cannot be a member of etcd",
+                            "name a node and its internal address")
+    names = [x509.DNSName(member_name(cluster_uuid)), x509.DNSName(f"{label.value}.{INTERNAL}"), address]
+    return _leaf(root, names, [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH], key, serial, now)
+
+
+def client_profile(root: x509.Certificate, cluster_uuid: UUID, key: EllipticCurvePublicKey, serial: int,
+                   now: int) -> x509.CertificateBuilder:
+    """The certificate of a client of etcd under *root*, not yet signed. It serves nothing and is no member."""
+    return _leaf(root, [x509.DNSName(store_name(cluster_uuid))], [ExtendedKeyUsageOID.CLIENT_AUTH], key, serial,
+                 now)
+
+
+def _leaf(root: x509.Certificate, names: Sequence[x509.GeneralName], usages: Sequence[x509.ObjectIdentifier],
+          key: EllipticCurvePublicKey, serial: int, now: int) -> x509.CertificateBuilder:
+    """The subject is the first of *names*, which is a DNS name."""
     last = min(now + SERVER_LIFETIME, _microseconds(root.not_valid_after_utc))
     root_key = root.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-    return (_dated(_name(name), root.subject, key, serial, now - BACK_DATED, last)
+    return (_dated(_name(names[0].value), root.subject, key, serial, now - BACK_DATED, last)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_key_usage(digital_signature=True), critical=True)
-            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-            .add_extension(x509.SubjectAlternativeName(subjects), critical=False)
+            .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
+            .add_extension(x509.SubjectAlternativeName(dict.fromkeys(names)), critical=False)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(root_key), critical=False))
 
