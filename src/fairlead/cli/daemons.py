@@ -33,6 +33,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands to *app*."""
     controller = typer.Typer(no_args_is_help=True, help="A Controller on this machine.")
     controller.command("init")(controller_init)
+    controller.command("join")(controller_join)
     controller.command("run")(controller_run)
     controller.command("destroy")(controller_destroy)
     engine = typer.Typer(no_args_is_help=True, help="A Service Engine on this machine.")
@@ -43,17 +44,19 @@ def register(app: typer.Typer) -> None:
     app.add_typer(engine, name="engine")
 
 
+Address = Annotated[list[str], typer.Option("--address", metavar="HOST[:PORT]", help=(
+    "Where nodes and people find this Controller; repeatable, tried in order. PORT is the portal's, where a NAT gives "
+    "it another."))]
+Listen = Annotated[list[str] | None, typer.Option("--listen", metavar="IP", help=(
+    "Listen on this address of the host only; repeatable. Else on all, IPv4 and IPv6."))]
+ApiPort = Annotated[int, typer.Option("--api-port")]
+PortalPort = Annotated[int, typer.Option("--portal-port")]
+SshPort = Annotated[int, typer.Option("--ssh-port", help="5098 is the custom where sshd has 22.")]
+
+
 def controller_init(
-        context: typer.Context, name: Name,
-        address: Annotated[list[str], typer.Option("--address", metavar="HOST[:PORT]", help=(
-            "Where nodes and people find this Controller; repeatable, tried in order. PORT is the portal's, where a "
-            "NAT gives it another."))],
-        listen: Annotated[list[str] | None, typer.Option("--listen", metavar="IP", help=(
-            "Listen on this address of the host only; repeatable. Else on all, IPv4 and IPv6."))] = None,
-        api_port: Annotated[int, typer.Option("--api-port")] = 443,
-        portal_port: Annotated[int, typer.Option("--portal-port")] = 8443,
-        ssh_port: Annotated[int, typer.Option("--ssh-port", help="5098 is the custom where sshd has 22.")] = 22,
-        view: View = None,
+        context: typer.Context, name: Name, address: Address, listen: Listen = None, api_port: ApiPort = 443,
+        portal_port: PortalPort = 8443, ssh_port: SshPort = 22, view: View = None,
         password_file: Annotated[str | None, typer.Option(
             "--admin-password-file", metavar="F", help="Read the admin password from this file (or -).")] = None,
         state: State = None) -> None:
@@ -77,6 +80,32 @@ def controller_init(
     output.line(f"  fairlead controller run{option}")
     output.line(f"  fairlead bundle export{option} --role engine --output se-1.bundle")
     output.line("  fairlead engine join se-1.bundle --name se-1        (on the engine; then: fairlead engine run)")
+
+
+def controller_join(
+        context: typer.Context, bundle: Annotated[str, typer.Argument(help="The credential bundle, or - for standard "
+                                                                           "input.")],
+        name: Name, address: Address, listen: Listen = None, api_port: ApiPort = 443, portal_port: PortalPort = 8443,
+        ssh_port: SshPort = 22, view: View = None, keep_bundle: Keep = False, state: State = None) -> None:
+    """Join this machine to a cluster as a Controller that follows; `controller run` then brings it in."""
+    from fairlead.controller import join as joining
+    from fairlead.controller.settings import ControllerSettings
+    from fairlead.enrol import bundle as bundles
+    from fairlead.nodes.name import check_name
+    where = folder(context, state)
+    settings = _settings(ControllerSettings, addresses=address, listen=listen or [], api_port=api_port,
+                         portal_port=portal_port, ssh_port=ssh_port, view=view)
+    check_name(name)
+    data = read(bundle, "bundle", bundles.MOST_BYTES)
+    files.make_private_folder(where)
+    joining.preflight(where, settings, output.say)
+    trust = _finish(joining.join(
+        where, name, settings, lambda joiner: joiner.unseal(data) if bundles.is_sealed(data) else bundles.decode(data),
+        lambda: _forget(bundle, keep=keep_bundle), SystemClock(), output.say))
+    output.say(f"{trust.node} has joined the cluster {trust.cluster_uuid} as {trust.internal_address}; it votes once "
+               "it runs and has all of the store")
+    output.say("next:")
+    output.line(f"  fairlead controller run --state {where}")
 
 
 def controller_run(context: typer.Context, state: State = None) -> None:

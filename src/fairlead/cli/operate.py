@@ -20,6 +20,7 @@ TOKEN_COLUMNS = ("id", "role", "node", "state", "expires_at", "issued_by", "refu
 SERVICE_COLUMNS = ("name", "owner", "port", "target", "allow")
 TUNNEL_COLUMNS = ("peer", "kind", "direction", "user", "state", "since", "streams", "bytes_in", "bytes_out", "cipher",
                   "kex", "transport")
+MEMBER_COLUMNS = ("name", "role", "state", "internal_address", "address", "lag", "size", "version")
 AUDIT_COLUMNS = ("seq", "time", "event", "subject", "by", "details")
 
 
@@ -34,6 +35,7 @@ def register(app: typer.Typer) -> None:
             ("token", "One-time tokens.", {"list": token_list, "show": token_show, "revoke": token_revoke}),
             ("node", "Nodes of the cluster.", {"list": node_list, "show": node_show, "remove": node_remove,
                                                "release": node_release, "label": node_label}),
+            ("cluster", "The Controllers of the cluster.", {"status": cluster_status}),
             ("service", "Services that are reached through the mesh.", {
                 "add": service_add, "list": service_list, "remove": service_remove}),
             ("policy", "Who may reach what.", {"explain": policy_explain}),
@@ -56,6 +58,19 @@ def status(context: typer.Context, state: State = None, json: Json = False) -> N
         output.say(f"problem: {problem}")
     shown["controllers"] = [f"{c['name']} ({c['state']})" for c in found["controllers"]]
     output.facts(shown)
+
+
+def cluster_status(context: typer.Context, state: State = None, json: Json = False) -> None:
+    """Who is a member of the store, who leads, and how many may fail; exit code 1 when there is no quorum."""
+    found = client(context, state).get("/api/cluster/status")
+    if json:
+        output.as_json(found)
+    else:
+        output.facts({name: value for name, value in found.items() if name != "members"})
+        output.table(found["members"], MEMBER_COLUMNS, "no members")
+    if not found["quorum"]:
+        raise OperatorError("FL-CLUSTER-QUORUM", "most members of the store do not answer: nothing can be changed",
+                            "start the Controllers that are down, or mend the way to them")
 
 
 def version(json: Json = False) -> None:

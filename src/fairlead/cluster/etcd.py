@@ -193,6 +193,7 @@ def arguments(state: Path, plan: Plan) -> Sequence[str]:
         "auto-compaction-mode": "periodic",
         "auto-compaction-retention": "1h",  # when nobody leads who does it (`upkeep`)
         "snapshot-count": SNAPSHOT_COUNT,
+        "experimental-watch-progress-notify-interval": "1s",  # who watches tells quiet from dead
         "experimental-initial-corrupt-check": "true",
         "logger": "zap",
         "log-outputs": "stderr",

@@ -72,9 +72,12 @@ class Moved:
 
 
 class MovableStore:
-    """The Controller's store: at first this one, after `move` another one. Everybody holds this object."""
+    """The Controller's store: at first this one, after `move` another one. Everybody holds this object.
 
-    def __init__(self, store: Sweeping) -> None:
+    Without a store everything is StoreUnavailable until one is `found`.
+    """
+
+    def __init__(self, store: Sweeping | None) -> None:
         self._store = store
         self._open = asyncio.Event()
         self._open.set()
@@ -82,9 +85,13 @@ class MovableStore:
         self._idle = asyncio.Event()
 
     @property
-    def inner(self) -> Sweeping:
+    def inner(self) -> Sweeping | None:
         """The store that counts now."""
         return self._store
+
+    def found(self, store: Sweeping) -> None:
+        """There is a store now, or another way to it."""
+        self._store = store
 
     async def get(self, key: str) -> Record | None:
         """As in `Store`."""
@@ -112,7 +119,7 @@ class MovableStore:
 
     async def watch(self, prefix: str, after: int) -> AsyncIterator[Sequence[Event]]:
         """As in `Store`."""
-        store = self._store
+        store = self._there()
         try:
             async for batch in store.watch(prefix, after):
                 yield batch
@@ -146,11 +153,16 @@ class MovableStore:
         await self._open.wait()
         self._busy += 1
         try:
-            return await do(self._store)
+            return await do(self._there())
         finally:
             self._busy -= 1
             if not self._busy:
                 self._idle.set()
+
+    def _there(self) -> Sweeping:
+        if self._store is None:
+            raise StoreUnavailable("this Controller has not found its store yet")
+        return self._store
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,7 +83,7 @@ class Peers:
                 if not waiting.done():
                     waiting.set_exception(StoreUnavailable(f"the connection to {controller.name} ended"))
 
-    async def ask(self, name: str, op: str, *, timeout_s: float = ASK_S, **fields: Any) -> dict[str, Any]:
+    async def ask(self, name: str, op: str, /, *, timeout_s: float = ASK_S, **fields: Any) -> dict[str, Any]:
         """What the Controller *name* answers. Raises its refusal, or StoreUnavailable when it does not answer."""
         line = self._lines.get(name)
         if line is None:

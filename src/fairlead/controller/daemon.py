@@ -5,13 +5,17 @@ secure key exchange). All services running inside the Controller listen to the l
 """
 
 import asyncio
+import contextlib
 import socket
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import structlog
 
 from fairlead.api import audit as audit_api
+from fairlead.api import cluster as cluster_api
 from fairlead.api import enrolment as enrolment_api
 from fairlead.api import mesh as mesh_api
 from fairlead.api import nodes as nodes_api
@@ -24,11 +28,17 @@ from fairlead.base import configuration, descriptors, files, logs
 from fairlead.base.clock import MINUTE, SECOND, Clock
 from fairlead.base.errors import FairleadError, OperatorError
 from fairlead.base.service import notify, on_signals
+from fairlead.cluster import note as notes
+from fairlead.cluster.move import MovableStore
+from fairlead.cluster.note import Note
 from fairlead.controller import secrets
+from fairlead.controller.cluster import Cluster
+from fairlead.controller.desk import Desk
 from fairlead.controller.initialise import MIN_VERSION, STORE
 from fairlead.controller.mesh import Mesh
 from fairlead.controller.operations import Operations
 from fairlead.controller.settings import ControllerSettings
+from fairlead.enrol import signed
 from fairlead.enrol.anchor import Anchor, AnchorController
 from fairlead.enrol.exchange import VERSION as JOIN_VERSION
 from fairlead.enrol.redeem import GENERATION, Enrolment, Office
@@ -38,14 +48,17 @@ from fairlead.fleet import commit
 from fairlead.keys.replay import ReplayCache
 from fairlead.keys.ssh import PrivateKey, PublicKey
 from fairlead.keys.wire import from_b64
+from fairlead.nodes.directory import Directory
 from fairlead.nodes.node import Node
 from fairlead.nodes.registry import Registry
 from fairlead.portal.application import Portal
-from fairlead.portal.listener import Limits, Presented, bind_tcp, bind_unix, serve, server_identity
+from fairlead.portal.listener import Limits, Listener, Presented, bind_tcp, bind_unix, serve, server_identity
+from fairlead.store.fence import NotLeading
 from fairlead.store.protocol import StoreUnavailable
 from fairlead.store.sqlite import SQLiteStore
 from fairlead.transport.admission import Admission
-from fairlead.transport.options import Keepalive
+from fairlead.transport.options import Keepalive, check_asyncssh
+from fairlead.transport.peer import Peer
 from fairlead.transport.server import listen
 
 DRAIN_S = 3.0
@@ -53,6 +66,8 @@ SOCKET = "control.sock"
 EPOCH_BLOCK = 1 << 32
 """Epochs that one run of the daemon may hand out: the store numbers the runs, so every epoch is higher than before."""
 TICK_S = 1.0
+ASK_AGAIN_S = 5.0
+"""Between two questions to the portals why nobody lets us in."""
 FLUSH_TICKS = 60
 PORTAL_LIMITS = Limits(connections=512, body_bytes=16 * 1024)
 API_LIMITS = Limits(connections=512, body_bytes=1024 * 1024, keep_alive=True)
@@ -99,15 +114,20 @@ async def run(state: Path, version: str, clock: Clock) -> None:
     """Run the Controller in *state* until it is told to stop. Raises FairleadError when it cannot start."""
     descriptors.take_all()
     files.check_private_folder(state)
-    settings, trust, host_key = load_settings(state), load_trust(state), load_key(state, HOST_KEY)
-    user_key = load_key(state, USER_KEY)
+    settings, trust, note = load_settings(state), load_trust(state), notes.load(state)
+    if trust.removed:
+        raise OperatorError("FL-NODE-REMOVED", f"{trust.node} was removed from the cluster",
+                            "`fairlead controller destroy`, then join again with a new bundle")
+    keys = load_key(state, HOST_KEY), load_key(state, USER_KEY)
+    check_asyncssh()
     doors = Doors.bind(state, settings)
     try:
-        store = SQLiteStore.open(state / STORE, clock)
+        sqlite = SQLiteStore.open(state / STORE, clock) if note is None else None
         try:
-            await _Controller(state, version, clock, settings, trust, host_key, user_key, store).run(doors)
+            await _Controller(state, version, clock, settings, trust, *keys, note, sqlite).run(doors)
         finally:
-            await store.close()
+            if sqlite is not None:
+                await sqlite.close()
     finally:
         doors.close()
         files.remove(state / SOCKET)
@@ -131,126 +151,211 @@ class _Controller:
     trust: Trust
     host_key: PrivateKey
     user_key: PrivateKey
-    store: SQLiteStore
+    note: Note | None
+    sqlite: SQLiteStore | None
+    problems: dict[str, str] = field(default_factory=dict)
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    https: list[Listener] = field(default_factory=list)
+    refusals: RefusalCounter = field(default_factory=RefusalCounter)
+    _asked: float = float("-inf")
 
     async def run(self, doors: Doors) -> None:
-        store, trust, clock = self.store, self.trust, self.clock
-        cluster_key = await secrets.open_cluster_key(store, self.state, trust.node_id)
-        channel = await secrets.open_certified(store, cluster_key, secrets.CERTIFICATES + secrets.SECURE_CHANNEL)
-        api = await secrets.open_certified(store, cluster_key, secrets.CERTIFICATES + secrets.API)
-        presented = Presented(server_identity(channel.certificate_pem, channel.key_pem))
-        generation = await self._generation()
-        await self._check_join_version()
+        trust, clock = self.trust, self.clock
+        async with asyncio.TaskGroup() as group:
+            store = MovableStore(self.sqlite)
+            audit = AuditLog(store, trust.node)
 
-        async def cloned(node: Node) -> None:
-            log.warning("alarm", alarm="node.cloned", about=node.name)
-            await audit.append_with([], [], [Entry("node.cloned", node.name, trust.node, {"node_id": node.id})])
+            async def cloned(node: Node) -> None:
+                log.warning("alarm", alarm="node.cloned", about=node.name)
+                await audit.append_with([], [], [Entry("node.cloned", node.name, trust.node, {"node_id": node.id})])
 
-        mesh = Mesh(state=self.state, clock=clock, settings=self.settings, trust=trust, user_key=self.user_key,
-                    store=store, clustered=False, cloned=cloned,
-                    commit=lambda peer, channel: commit.answer(enrolment, peer, channel))
-        directory, sessions = mesh.directory, mesh.sessions
-        audit = AuditLog(store, trust.node)
-        registry = Registry(store, audit, directory)
-        await mesh.load(generation, await registry.next_epoch(trust.node_id) * EPOCH_BLOCK)
-        refusals = RefusalCounter()
+            async def answer(peer: Peer, op: str, fields: dict[str, Any]) -> dict[str, Any]:
+                return await desk.answer(peer, op, fields)
+
+            mesh = Mesh(state=self.state, clock=clock, settings=self.settings, trust=trust, user_key=self.user_key,
+                        store=store, clustered=self.sqlite is None, cloned=cloned, removed=self._removed,
+                        commit=lambda peer, channel: commit.answer(desk, peer, channel),
+                        answer=answer, refused=self._refused)
+            cluster = Cluster(self.state, clock, self.settings, trust, mesh, store, self.sqlite, self.note, group,
+                              founded=lambda: self._take_office(enrolment, cluster))
+            registry = Registry(store, audit, mesh.directory)
+            enrolment = Enrolment(store, audit, mesh.directory, self.refusals, Office(
+                trust.cluster_uuid, trust.node, self.host_key, self._anchor(mesh.directory)))
+            self._take_office(enrolment, cluster)
+            desk = Desk(enrolment, registry, store, mesh, cluster, clock)
+            operations = Operations(
+                me=trust.node_id, cluster_uuid=trust.cluster_uuid, version=self.version, view=self.settings.see(),
+                mesh=mesh, cluster=cluster, registry=registry, desk=desk, audit=audit,
+                problems=lambda: [*self.problems.values(), *descriptors.problems(), *mesh.problems, *cluster.problems])
+            application = build([
+                system_api.routes(operations, self.version), system_api.stopping(self.stop.set),
+                enrolment_api.routes(desk, operations), nodes_api.reading(operations),
+                nodes_api.writing(operations, operations), services_api.reading(operations),
+                services_api.writing(operations), mesh_api.routes(operations), cluster_api.routes(operations),
+                audit_api.routes(operations),
+            ], version=self.version, public=system_api.PUBLIC)
+
+            tasks: list[asyncio.Task[None]] = []
+
+            def begin(**work: Coroutine[Any, Any, None]) -> None:
+                tasks.extend(group.create_task(doing, name=name) for name, doing in work.items())
+
+            async def arrive() -> None:
+                """Until the store is there; then be open to everybody."""
+                await self._find_store(cluster, desk, store)
+                await self._check_join_version(store)
+                await mesh.load(await self._generation(store), await registry.next_epoch(trust.node_id) * EPOCH_BLOCK)
+                begin(directory=mesh.directory.follow(), tokens=enrolment.follow(), plans=mesh.sessions.push(),
+                      clock=self._tick(store, enrolment, audit, cluster))
+                await registry.announce(trust.node_id, self.settings.endpoint, trust.node)
+                await audit.append_with([], [], [Entry("controller.started", trust.node, trust.node,
+                                                       {"version": self.version})])
+                await self._open(doors, application, desk, cluster)
+
+            try:
+                if self.sqlite is None:
+                    mesh.remember(self.host_key.public, self.user_key.public)
+                begin(plan=mesh.follow_plan(), links=mesh.supervisor.watch(), repair=mesh.listeners.repair())
+                ssh = await listen(doors.ssh, host_key=self.host_key, door=mesh.sessions, clock=clock,
+                                   admission=Admission(512, 128, patience_s=5.0),
+                                   keepalive=Keepalive(self.settings.keepalive_s))
+                if self.sqlite is not None:
+                    await arrive()
+                self.https.append(await serve(application, [doors.control], presented=None, limits=API_LIMITS,
+                                              admission=Admission(512, 512)))
+                on_signals(self.stop, lambda: self._reload(registry, group))
+                notify("READY=1")
+                log.info("controller.ready", version=self.version, api_port=self.settings.api_port,
+                         portal_port=self.settings.portal_port, ssh_port=self.settings.ssh_port)
+                if self.sqlite is None:
+                    begin(arrival=arrive())
+                await self.stop.wait()
+                notify("STOPPING=1")
+                log.info("controller.stopping")
+                await ssh.close()
+                with contextlib.suppress(StoreUnavailable, TimeoutError):
+                    async with asyncio.timeout(1.0):
+                        for entry in self.refusals.flush(await store.now() + MINUTE):
+                            await audit.append_with([], [], [entry])
+                for task in tasks:
+                    task.cancel()
+                await cluster.close()  # it resigns, for which the mesh is needed
+                await mesh.drain(DRAIN_S)
+                await mesh.close()
+                await asyncio.gather(*(server.close(0.5) for server in self.https))
+            finally:
+                for task in tasks:
+                    task.cancel()
+
+    def _anchor(self, directory: Directory) -> Callable[[], Anchor]:
+        trust = self.trust
 
         def anchor() -> Anchor:
             return Anchor(trust.cluster_uuid, (JOIN_VERSION,), tuple(from_b64(c) for c in trust.ca_certificates), tuple(
                 AnchorController(c.name, address, port, trust.tls_name, PublicKey.from_line(c.host_key))
                 for c in directory.controllers() if c.endpoint for address, port in c.endpoint.places)).checked()
 
-        enrolment = Enrolment(store, audit, directory, refusals,
-                              Office(trust.cluster_uuid, trust.node, self.host_key, anchor))
+        return anchor
 
-        problems: dict[str, str] = {}
-        operations = Operations(
-            me=trust.node_id, cluster_uuid=trust.cluster_uuid, version=self.version, view=self.settings.see(),
-            plan=mesh.plan, directory=directory, registry=registry, sessions=sessions, audit=audit,
-            problems=lambda: [*problems.values(), *descriptors.problems(), *mesh.problems])
-        stop = asyncio.Event()
-        application = build([
-            system_api.routes(operations, self.version), system_api.stopping(stop.set),
-            enrolment_api.routes(enrolment, operations), nodes_api.reading(operations),
-            nodes_api.writing(operations, operations), services_api.reading(operations),
-            services_api.writing(operations), mesh_api.routes(operations), audit_api.routes(operations),
-        ], version=self.version, public=system_api.PUBLIC)
-        portal = Portal(enrolment=enrolment, directory=directory, registry=registry, replay=ReplayCache(),
+    def _take_office(self, enrolment: Enrolment, cluster: Cluster) -> None:
+        """Of several Controllers the leader is fenced by its term, and keeps away from deadlines."""
+        enrolment.office = replace(enrolment.office, fence=cluster.fence, margin=cluster.margin)
+
+    async def _find_store(self, cluster: Cluster, desk: Desk, store: MovableStore) -> None:
+        """Come as far as the store being there, and be able to open what is sealed in it."""
+        if self.sqlite is None:
+            note = self.note
+            assert note is not None
+            if note.stage != "committed":
+                cluster.open()
+            if note.stage != "member":
+                await cluster.come_in(desk.ask_leader)
+            cluster.lead()
+        while not cluster.cluster_key:
+            try:
+                cluster.cluster_key = await secrets.open_cluster_key(store, self.state, self.trust.node_id)
+            except StoreUnavailable as reason:
+                if self.sqlite is not None:
+                    raise
+                self.problems["store"] = reason.line()
+                await asyncio.sleep(TICK_S / 2)
+
+    async def _open(self, doors: Doors, application: Any, desk: Desk, cluster: Cluster) -> None:
+        """The store is there: let everybody in."""
+        store, trust = cluster.store, self.trust
+        channel = await secrets.open_certified(store, cluster.cluster_key,
+                                               secrets.CERTIFICATES + secrets.SECURE_CHANNEL)
+        presented = Presented(server_identity(channel.certificate_pem, channel.key_pem))
+        api = await cluster.api_certificate()
+        portal = Portal(enrolment=desk, directory=cluster.mesh.directory, registry=desk, replay=ReplayCache(),
                         cluster_uuid=trust.cluster_uuid, node_id=trust.node_id, host_key=self.host_key,
                         started=await store.now(),
-                        presented=lambda digest: presented.recognises(digest, clock.monotonic()), now=store.now)
+                        presented=lambda digest: presented.recognises(digest, self.clock.monotonic()), now=store.now)
+        self.https += [
+            await serve(portal, doors.portal, presented=presented, limits=PORTAL_LIMITS,
+                        admission=Admission(512, 32, patience_s=1.0)),
+            await serve(application, doors.api, presented=Presented(server_identity(
+                api.certificate_pem, api.key_pem)), limits=API_LIMITS, admission=Admission(512, 64, patience_s=5.0))]
+        self.problems.pop("store", None)
+        log.info("controller.open", portal_port=self.settings.portal_port)
 
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(work, name=name) for name, work in (
-                ("directory", directory.follow()), ("tokens", enrolment.follow()), ("plans", sessions.push()),
-                ("own plan", mesh.follow_plan()), ("links", mesh.supervisor.watch()),
-                ("repair", mesh.listeners.repair()), ("clock", self._tick(enrolment, refusals, audit, problems)))]
-            try:
-                await registry.announce(trust.node_id, self.settings.endpoint, trust.node)
-                await audit.append_with([], [], [Entry("controller.started", trust.node, trust.node,
-                                                       {"version": self.version})])
-                ssh = await listen(doors.ssh, host_key=self.host_key, door=sessions, clock=clock,
-                                   admission=Admission(512, 128, patience_s=5.0),
-                                   keepalive=Keepalive(self.settings.keepalive_s))
-                https = [
-                    await serve(portal, doors.portal, presented=presented, limits=PORTAL_LIMITS,
-                                admission=Admission(512, 32, patience_s=1.0)),
-                    await serve(application, doors.api, presented=Presented(server_identity(
-                        api.certificate_pem, api.key_pem)), limits=API_LIMITS,
-                                admission=Admission(512, 64, patience_s=5.0)),
-                    await serve(application, [doors.control], presented=None, limits=API_LIMITS,
-                                admission=Admission(512, 512))]
-                on_signals(stop, lambda: self._reload(registry, group))
-                notify("READY=1")
-                log.info("controller.ready", version=self.version, api_port=self.settings.api_port,
-                         portal_port=self.settings.portal_port, ssh_port=self.settings.ssh_port)
-                await stop.wait()
-                notify("STOPPING=1")
-                log.info("controller.stopping")
-                await ssh.close()
-                await mesh.drain(DRAIN_S)
-                await mesh.close()
-                await asyncio.gather(*(server.close(0.5) for server in https))
-                for entry in refusals.flush(await store.now() + MINUTE):
-                    await audit.append_with([], [], [entry])
-            finally:
-                for task in tasks:
-                    task.cancel()
+    async def _refused(self) -> None:
+        """Another Controller lets us in no longer: ask the portals why."""
+        if self.clock.monotonic() - self._asked < ASK_AGAIN_S:
+            return
+        self._asked = self.clock.monotonic()
+        try:
+            await signed.reread(self.trust, self.user_key, self.clock.now())
+        except signed.Answer as answer:
+            if answer.code == "FL-NODE-REMOVED":
+                self._removed()
+        except FairleadError as error:
+            log.info("trust.unread", code=error.code, reason=error.message)
 
-    async def _generation(self) -> str:
-        record = await self.store.get(GENERATION)
+    def _removed(self) -> None:
+        """This Controller is no longer in the cluster: it says so, and ends."""
+        if not self.stop.is_set():
+            with contextlib.suppress(FairleadError):
+                self.trust.but(removed=True).save(self.state)
+            log.warning("node.removed", code="FL-NODE-REMOVED")
+            self.stop.set()
+
+    async def _generation(self, store: MovableStore) -> str:
+        record = await store.get(GENERATION)
         if record is None:
             raise OperatorError("FL-STATE-DAMAGED", "the store has no generation", "restore the state folder")
         return record.value.hex()
 
-    async def _check_join_version(self) -> None:
+    async def _check_join_version(self, store: MovableStore) -> None:
         """A cluster that has left a version of the join protocol behind never goes back to it."""
-        record = await self.store.get(MIN_VERSION)
+        record = await store.get(MIN_VERSION)
         if record is not None and int(record.value) > JOIN_VERSION:
             raise OperatorError("FL-JOIN-VERSION", f"this fairlead speaks version {JOIN_VERSION} of the join protocol, "
                                 f"the cluster needs {int(record.value)}", "upgrade fairlead on this machine")
 
-    async def _tick(self, enrolment: Enrolment, refusals: RefusalCounter, audit: AuditLog,
-                    problems: dict[str, str]) -> None:
-        """Each second: end what has ended. Each minute: write the strangers' refusals, in sums."""
+    async def _tick(self, store: MovableStore, enrolment: Enrolment, audit: AuditLog, cluster: Cluster) -> None:
+        """Each second: end what has ended, as the leader. Each minute: write the strangers' refusals, in sums."""
         ticks = 0
         step = 0
         while True:
             await asyncio.sleep(TICK_S)
             ticks += 1
             try:
-                await self.store.sweep()
-                await enrolment.expire_due()
+                if cluster.leading:
+                    await store.sweep()
+                    await enrolment.expire_due()
                 if ticks % FLUSH_TICKS == 0:
                     await enrolment.tidy()
-                    for entry in refusals.flush(await self.store.now()):
+                    for entry in self.refusals.flush(await store.now()):
                         await audit.append_with([], [], [entry])
-                problems.pop("store", None)
+                self.problems.pop("store", None)
+            except NotLeading:
+                continue
             except StoreUnavailable as reason:
                 log.warning("store.unavailable", reason=str(reason))
-                problems["store"] = reason.line()
-            if self.store.time_step != step:
-                step = self.store.time_step
+                self.problems["store"] = reason.line()
+            if cluster.time_step != step:
+                step = cluster.time_step
                 log.warning("clock.step", code="FL-TIME-STEP", back_s=step / SECOND)
 
     def _reload(self, registry: Registry, group: asyncio.TaskGroup) -> None:

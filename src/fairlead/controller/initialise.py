@@ -15,6 +15,8 @@ from fairlead.base import configuration
 from fairlead.base.clock import Clock
 from fairlead.base.errors import OperatorError
 from fairlead.base.files import make_private_folder, remove, write_private
+from fairlead.cluster import note as notes
+from fairlead.cluster.etcd import folder as etcd_folder
 from fairlead.controller import secrets as sealing
 from fairlead.controller.settings import ControllerSettings
 from fairlead.enrol.exchange import VERSION, CoreController
@@ -39,8 +41,11 @@ from fairlead.users.accounts import Account, account, encode, new_password
 STORE = "store.db"
 ADMIN = "admin"
 MIN_VERSION = "enrol/min_version"
+COPY = "directory.json"
+"""The Controllers as this one last knew them."""
 PENDING = "init.pending"
-_MADE = (TRUST_FILE, sealing.NODE_KEY, STORE, f"{STORE}-wal", f"{STORE}-shm", "hosts", "control.sock")
+_MADE = (TRUST_FILE, sealing.NODE_KEY, STORE, f"{STORE}-wal", f"{STORE}-shm", notes.FILE, COPY, "hosts",
+         "control.sock")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +67,7 @@ async def initialise(state: Path, name: str, settings: ControllerSettings, passw
     if (state / configuration.FILE).exists():
         raise OperatorError("FL-ALREADY-INITIALISED", f"there is a node in {state} already",
                             "use another --state, or `fairlead controller destroy` first")
-    _refuse_foreign(state)
+    refuse_foreign(state)
     admin = account(ADMIN, "admin", password if password is not None else (shown := new_password()))
     write_private(state / PENDING, b"")
     _clear(state)
@@ -139,14 +144,14 @@ def destroy(state: Path) -> None:
     remove(state / configuration.FILE)  # last: until then it can be repeated
 
 
-def _refuse_foreign(state: Path) -> None:
+def refuse_foreign(state: Path) -> None:
     """A folder that holds anything that init would write over is somebody's; ours carries a mark while it is made.
 
     Raises OperatorError FL-STATE-FOREIGN.
     """
     if (state / PENDING).exists():
         return
-    found = [name for name in (*_MADE, KEYS) if (state / name).exists()]
+    found = [name for name in (*_MADE, KEYS, etcd_folder(state).name) if (state / name).exists()]
     if found:
         raise OperatorError("FL-STATE-FOREIGN", f"{state} holds {', '.join(found)} already",
                             "use an empty folder; a Controller that lost its fairlead.toml is mended, not made anew")
@@ -157,3 +162,4 @@ def _clear(state: Path) -> None:
     for name in _MADE:
         (state / name).unlink(missing_ok=True)
     shutil.rmtree(state / KEYS, ignore_errors=True)
+    shutil.rmtree(etcd_folder(state), ignore_errors=True)

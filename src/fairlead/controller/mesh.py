@@ -14,6 +14,7 @@ from fairlead.base import files
 from fairlead.base.clock import Clock
 from fairlead.base.errors import FairleadError, Refused
 from fairlead.cluster.peers import Answer, Peers, converse
+from fairlead.controller.initialise import COPY
 from fairlead.controller.settings import ControllerSettings
 from fairlead.enrol.trust import Trust
 from fairlead.fleet.sessions import Commit, Sessions
@@ -22,8 +23,9 @@ from fairlead.link.messages import Plan, PlanController
 from fairlead.mesh import plan as plans
 from fairlead.mesh.listeners import Listeners
 from fairlead.mesh.supervisor import Supervisor
-from fairlead.nodes.directory import Changes, Directory
-from fairlead.nodes.node import Node
+from fairlead.nodes.directory import Changes, Directory, snapshot_of
+from fairlead.nodes.node import Endpoint, Node
+from fairlead.nodes.records import KeyEntry
 from fairlead.nodes.service import STORE_PEERS_PORT, STORE_PORT
 from fairlead.transport.dialler import dial
 from fairlead.transport.options import Keepalive
@@ -31,7 +33,6 @@ from fairlead.transport.peer import Peer
 from fairlead.transport.tunnel import Tunnel
 
 HOSTS = "hosts"
-COPY = "directory.json"
 
 log = structlog.get_logger("fairlead.controller")
 
@@ -41,14 +42,17 @@ class Mesh:
 
     def __init__(self, *, state: Path, clock: Clock, settings: ControllerSettings, trust: Trust, user_key: PrivateKey,
                  store: Changes, clustered: bool, commit: Commit, cloned: Callable[[Node], Awaitable[None]],
-                 answer: Answer | None = None, refused: Callable[[], Awaitable[None]] | None = None) -> None:
-        """*answer*: what other Controllers ask for. *refused*: another Controller no longer lets us in."""
+                 answer: Answer, refused: Callable[[], Awaitable[None]], removed: Callable[[], None]) -> None:
+        """*answer*: what other Controllers ask for. *refused*: another Controller no longer lets us in. *removed*: this
+        one is not in the directory any more.
+        """
         self._state = state
         self._clock = clock
         self._settings = settings
         self._trust = trust
         self._user_key = user_key
         self._refused = refused
+        self._removed = removed
         self._keeps_copy = clustered
         self._loaded = False
         self._generation = ""
@@ -60,15 +64,19 @@ class Mesh:
         self.supervisor = Supervisor(self._dial, self.peers.talk, _opened, self._failed)
         self.sessions = Sessions(
             self.directory, clock, me=trust.node_id, generation="", first_epoch=0, commit=commit, cloned=cloned,
-            converse=(lambda peer, channel: converse(answer, clock, peer, channel)) if answer else None)
+            converse=lambda peer, channel: converse(answer, clock, peer, channel))
         self.listeners = Listeners(self)
 
-    def remember(self) -> None:
-        """Begin with the copy on disk. Raises OperatorError when it is damaged."""
+    def remember(self, host_key: PublicKey, user_key: PublicKey) -> None:
+        """Begin with the copy on disk, or with what the join has told; these are this node's own keys.
+
+        Raises OperatorError when the copy is damaged.
+        """
         try:
-            self.directory.restore(files.read_private(self._state / COPY))
+            copy = files.read_private(self._state / COPY)
         except FileNotFoundError:
-            return
+            copy = _told(self._trust, self._settings, host_key, user_key)
+        self.directory.restore(copy)
 
     async def load(self, generation: str, first_epoch: int) -> None:
         """The store is there: read it, and let everybody in. Raises StoreUnavailable."""
@@ -81,6 +89,7 @@ class Mesh:
         """From now on this Controller is one of several, or may become it."""
         self._keeps_copy = True
         self.directory.cluster()
+        self._changed.set()
 
     @property
     def me(self) -> Node:
@@ -118,7 +127,9 @@ class Mesh:
             self._changed.clear()
             self._keep_copy()
             if self._trust.node_id not in self.directory.nodes:
-                continue  # removed, or a fresh folder that has not heard of anybody
+                if self._loaded:
+                    self._removed()
+                continue
             plan = self.plan()
             if known is not None and plans.same(known, plan):
                 continue
@@ -163,9 +174,27 @@ class Mesh:
                           keepalive=Keepalive(self._settings.keepalive_s), clock=self._clock)
 
     async def _failed(self, controller: PlanController, error: FairleadError) -> None:  # noqa: ARG002 - Supervisor
-        if error.code == "FL-SSH-REFUSED" and self._refused:
+        if error.code == "FL-SSH-REFUSED":
             await self._refused()
 
 
 async def _opened(controller: PlanController, tunnel: Tunnel) -> None:
     """A stream connection between Controllers: each offers its services by direct streams, so nothing is asked for."""
+
+
+def _told(trust: Trust, settings: ControllerSettings, host_key: PublicKey, user_key: PublicKey) -> bytes:
+    """The Controllers as the join has told of them, and this one, as a copy of the directory."""
+    me = Node(id=trust.node_id, name=trust.node, role="controller", state="joining",
+              internal_address=trust.internal_address, host_key=host_key.line, user_key=user_key.line, joined_at=1,
+              endpoint=settings.endpoint)
+    nodes = {me.id: me}
+    for c in trust.controllers:
+        before = nodes.get(c.node_id)
+        places = before.endpoint.addresses if before is not None and before.endpoint is not None else ()
+        nodes[c.node_id] = Node(
+            id=c.node_id, name=c.name, role="controller", state="up", internal_address=c.internal_address,
+            host_key=c.host_key, user_key=c.user_key, joined_at=1,
+            endpoint=Endpoint((*places, c.address), settings.api_port, c.portal_port, c.ssh_port))
+    keys = [entry for node in nodes.values() for entry in (
+        KeyEntry(node.id, "host", "active", "", node.host_key), KeyEntry(node.id, "user", "active", "", node.user_key))]
+    return snapshot_of(nodes.values(), keys)

@@ -5,19 +5,19 @@ from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
+from fairlead.api.mesh import connecting, describe_hosts
 from fairlead.api.mesh import describe as describe_tunnel
-from fairlead.api.mesh import describe_hosts
 from fairlead.api.services import describe as describe_service
 from fairlead.audit.log import AuditLog
 from fairlead.audit.record import AuditRecord
 from fairlead.base.clock import rfc3339
 from fairlead.base.errors import Refused
-from fairlead.fleet.sessions import Sessions
+from fairlead.controller.cluster import Cluster
+from fairlead.controller.desk import Desk
+from fairlead.controller.mesh import Mesh
 from fairlead.keys.ssh import PublicKey
-from fairlead.link.messages import Plan
 from fairlead.mesh import plan as plans
 from fairlead.nodes.address import View
-from fairlead.nodes.directory import Directory
 from fairlead.nodes.node import Node
 from fairlead.nodes.policy import allowed, owns, refusal
 from fairlead.nodes.registry import Registry
@@ -27,18 +27,18 @@ from fairlead.nodes.service import Service
 class Operations:
     """Reads the directory and the fleet, writes through the registry."""
 
-    def __init__(self, *, me: str, cluster_uuid: UUID, version: str, view: View, plan: Callable[[], Plan],
-                 directory: Directory, registry: Registry, sessions: Sessions, audit: AuditLog,
-                 problems: Callable[[], list[str]]) -> None:
+    def __init__(self, *, me: str, cluster_uuid: UUID, version: str, view: View, mesh: Mesh, cluster: Cluster,
+                 desk: Desk, registry: Registry, audit: AuditLog, problems: Callable[[], list[str]]) -> None:
         self._me = me
         self._cluster_uuid = cluster_uuid
         self._version = version
         self._view = view
-        self.plan = plan
-        """This Controller's own plan."""
-        self._directory = directory
+        self._mesh = mesh
+        self._cluster = cluster
+        self._desk = desk
+        self._directory = mesh.directory
         self._registry = registry
-        self._sessions = sessions
+        self._sessions = mesh.sessions
         self._audit = audit
         self._problems = problems
 
@@ -54,15 +54,16 @@ class Operations:
         me = self._node()
         engines = Counter(self._sessions.standing(n).state for n in self._directory.nodes.values()
                           if n.role == "engine")
-        tunnels = self._sessions.tunnels
+        tunnels = self.tunnels()
         return {
-            "node": me.name, "role": "leader", "state": "up", "cluster_uuid": str(self._cluster_uuid),
-            "leader": me.name, "version": self._version,
-            "controllers": [{"name": n.name, "state": n.state, "internal_address": n.internal_address,
+            "node": me.name, "role": "leader" if self._cluster.leading else "follower", "state": me.state,
+            "cluster_uuid": str(self._cluster_uuid), "leader": self._cluster.leader, "version": self._version,
+            "controllers": [{"name": n.name, "state": self._state(n), "internal_address": n.internal_address,
                              "address": ", ".join(n.endpoint.addresses) if n.endpoint else ""}
                             for n in self._directory.controllers()],
             "engines": {"total": sum(engines.values()), **dict(sorted(engines.items()))},
-            "tunnels": {"total": len(tunnels), "up": len(tunnels), "streams": sum(t.streams for t in tunnels)},
+            "tunnels": {"total": len(tunnels), "up": sum(t["state"] == "up" for t in tunnels),
+                        "streams": sum(t["streams"] for t in tunnels)},
             "view": str(self._view.network), "healthy": self.healthy, "problems": self._problems()}
 
     def nodes(self) -> list[dict[str, Any]]:
@@ -70,17 +71,27 @@ class Operations:
         return [self._describe(n) for n in sorted(self._directory.nodes.values(), key=lambda n: (n.role, n.name))]
 
     def tunnels(self) -> list[dict[str, Any]]:
-        """Every live connection."""
-        return [describe_tunnel(t, "control" if self._sessions.is_link(t) else "streams")
-                for t in sorted(self._sessions.tunnels, key=lambda t: (t.peer.node, t.since))]
+        """Every live connection, and those to other Controllers that are being tried."""
+        found = [describe_tunnel(t, "control" if self._sessions.is_link(t) else "streams")
+                 for t in sorted(self._sessions.tunnels, key=lambda t: (t.peer.node, t.since))]
+        for controller, state, link, stream, _ in self._mesh.supervisor.routes:
+            found.append(describe_tunnel(link, "control") if link is not None and state == "up" else connecting(
+                controller.name, self._node().user, ", ".join(controller.addresses)))
+            if stream is not None and not stream.closed.is_set():
+                found.append(describe_tunnel(stream, "streams"))
+        return found
 
     def hosts(self) -> list[dict[str, Any]]:
         """Where this node finds whom."""
-        return describe_hosts(plans.names(self.plan(), self._view))
+        return describe_hosts(plans.names(self._mesh.plan(), self._view))
+
+    async def cluster(self) -> dict[str, Any]:
+        """The object of `fairlead cluster status`."""
+        return await self._cluster.describe()
 
     async def remove_node(self, name: str, by: str) -> None:
         """Out of the cluster, connections cut. Raises Refused."""
-        await self._registry.remove(name, by)
+        await self._desk.remove(name, by)
 
     async def release_node(self, name: str, fingerprint: str, by: str) -> None:
         """Unfreeze. Raises Refused."""
@@ -141,14 +152,20 @@ class Operations:
     # -- inside -------------------------------------------------------------------------------------------------------
 
     def _node(self) -> Node:
-        return self._directory.nodes[self._me]
+        return self._mesh.me
+
+    def _state(self, controller: Node) -> str:
+        if controller.state != "up" or controller.id == self._me:
+            return controller.state
+        return "up" if controller.name in self._mesh.peers.connected else "down"
 
     def _describe(self, node: Node) -> dict[str, Any]:
         here = node.role == "controller"
         standing = self._sessions.standing(node)
         shown: dict[str, Any] = {
-            "name": node.name, "role": "leader" if node.id == self._me else "follower" if here else "engine",
-            "state": node.state if here else standing.state,
+            "name": node.name,
+            "role": "engine" if not here else "leader" if node.name == self._cluster.leader else "follower",
+            "state": self._state(node) if here else standing.state,
             "address": ", ".join(node.endpoint.addresses) if node.endpoint else standing.address,
             "internal_address": node.internal_address, "fingerprint": PublicKey.from_line(node.host_key).fingerprint,
             "joined_at": rfc3339(node.joined_at) if node.joined_at else None,

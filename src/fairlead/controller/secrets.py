@@ -62,6 +62,15 @@ async def open_cluster_key(store: Reading, state: Path, node_id: str) -> bytes:
     return unseal(node_key, record.value, CLUSTER_KEY + node_id)
 
 
+async def certificate_of(store: Reading, place: str) -> bytes:
+    """A certificate without its key, PEM. Raises OperatorError."""
+    record = await store.get(place)
+    if record is None:
+        raise OperatorError("FL-STATE-DAMAGED", f"the store has no {place}", "restore the state folder")
+    certificate: str = json.loads(record.value)["certificate"]
+    return certificate.encode()
+
+
 async def open_certified(store: Reading, cluster_key: bytes, place: str) -> Certified:
     """A certificate with its key. Raises OperatorError, or Refused FL-SEAL-BROKEN."""
     record = await store.get(place)

@@ -176,6 +176,10 @@ class Submission:
         except ValueError as error:
             raise Refused("FL-JOIN-FORMAT", f"the request is malformed: {error}") from None
 
+    def encode(self) -> bytes:
+        """A body that parses to the same."""
+        return self.fields.model_dump_json(exclude_none=True).encode()
+
     def claim(self, cluster_uuid: UUID) -> Claim:
         """What was claimed. Raises Refused FL-JOIN-KEYS when its keys must not be used."""
         f = self.fields

@@ -54,6 +54,7 @@ class Listeners:
         self._streams: set[asyncio.Task[None]] = set()
         self._admission = Admission(MOST_STREAMS, MOST_PER_LISTENER)
         self._full_said = float("-inf")
+        self._refusal_said: dict[tuple[str, str, str], float] = {}
         self._turn = asyncio.Lock()
 
     @property
@@ -163,6 +164,14 @@ class Listeners:
             log.warning("listener.full", code="FL-LISTENER-FULL", service=listener.service, host=listener.host,
                         port=listener.port, streams=self._admission.inside)
 
+    def _say_refused(self, listener: Listener, refusal: FairleadError) -> None:
+        """Once a minute for each kind: a client that tries again and again does not fill the log."""
+        kind, now = (listener.service, listener.owner, refusal.code), asyncio.get_running_loop().time()
+        if now - self._refusal_said.get(kind, float("-inf")) > SAID_FOR_S:
+            self._refusal_said[kind] = now
+            log.info("stream.refused", service=listener.service, owner=listener.owner, code=refusal.code,
+                     reason=refusal.message)
+
     async def _carry(self, listener: Listener, local: LocalEnd) -> None:
         try:
             if listener.target is not None:
@@ -171,8 +180,7 @@ class Listeners:
             tunnel = await self._carriers.carrier(listener.owner, listener.internal_address, listener.port)
             await carry(local, tunnel, listener.internal_address, listener.port)
         except FairleadError as refusal:
-            log.info("stream.refused", service=listener.service, owner=listener.owner, code=refusal.code,
-                     reason=refusal.message)
+            self._say_refused(listener, refusal)
         finally:
             local.abort()  # without effect on a stream that ended well
 

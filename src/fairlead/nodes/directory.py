@@ -9,12 +9,13 @@ another through the mesh, so after everything was switched off the mesh has to b
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Protocol, TypeVar
 
 from fairlead.base import strict
 from fairlead.base.clock import MINUTE
 from fairlead.base.errors import OperatorError
+from fairlead.keys.ssh import PublicKey
 from fairlead.nodes.address import REST_MINUTES, candidates
 from fairlead.nodes.node import Node
 from fairlead.nodes.records import (
@@ -94,9 +95,7 @@ class Directory:
 
     def snapshot(self) -> bytes:
         """The Controllers and their keys as they stand, for `restore`."""
-        records = {NODES + key: encode(node) for key, node in self.nodes.items() if node.role == "controller"}
-        records |= {KEYS + key: encode(entry) for key, entry in self.keys.items() if NODES + entry.node_id in records}
-        return json.dumps({key: value.decode() for key, value in sorted(records.items())}).encode()
+        return snapshot_of(self.nodes.values(), self.keys.values())
 
     def restore(self, data: bytes) -> None:
         """The picture of a `snapshot`, until `load`. Raises OperatorError FL-STATE-DAMAGED."""
@@ -179,6 +178,14 @@ class Directory:
         else:
             return False
         return True
+
+
+def snapshot_of(nodes: Iterable[Node], keys: Iterable[KeyEntry]) -> bytes:
+    """The Controllers of *nodes*, with their *keys*, as `Directory.restore` reads them."""
+    records = {NODES + node.id: encode(node) for node in nodes if node.role == "controller"}
+    records |= {KEYS + PublicKey.from_line(entry.line).fingerprint: encode(entry) for entry in keys
+                if NODES + entry.node_id in records}
+    return json.dumps({key: value.decode() for key, value in sorted(records.items())}).encode()
 
 
 def _set(table: dict[str, T], key: str, value: bytes | None, read: Callable[[bytes], T]) -> None:

@@ -79,11 +79,14 @@ class Registry:
         self._audit = audit
         self._directory = directory
 
-    async def remove(self, name: str, by: str, event: str = "node.removed") -> Node:
-        """Remove a node for good; its keys never log in again. Raises Refused."""
+    async def remove(self, name: str, by: str, event: str = "node.removed", *, voters: bool = False) -> Node:
+        """Remove a node for good; its keys never log in again. Raises Refused.
+
+        *voters*: a Controller, too; its member of the store has gone before.
+        """
         for _ in range(TRIES):
             node, stored = await self._read(name)
-            if node.role == "controller" and node.state == "up":
+            if node.role == "controller" and node.state == "up" and not voters:
                 raise Refused("FL-NODE-CONTROLLER", f"{name} is a Controller and the only one",
                               "`fairlead controller destroy` on that machine ends the cluster")
             if node.state == "joining" and not node.joined_at:

@@ -72,6 +72,12 @@ class Gateway:
             verify=context or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), trust_env=False, timeout=None,
             limits=httpx2.Limits(max_connections=None, max_keepalive_connections=32))
 
+    def reach(self, endpoints: Sequence[str]) -> None:
+        """From now on ask these, in order of preference."""
+        if not endpoints:
+            raise ValueError("no endpoints")
+        self._endpoints = tuple(endpoint.rstrip("/") for endpoint in endpoints)
+
     async def call(self, path: str, body: Mapping[str, Any], *, timeout_s: float | None = None) -> dict[str, Any]:
         """Send *body* to ``/v3/<path>`` (``kv/range``) of one endpoint, once.
 
@@ -129,22 +135,22 @@ class Gateway:
             raise GatewayUnavailable("closed")
         used = self._pick()
         try:
-            yield self._endpoints[used]
+            yield used
         except (httpx2.HTTPError, httpx2.StreamError, OSError, TimeoutError) as error:  # OSError: TLS has its own
             self._leave(used)
-            raise GatewayUnavailable(f"{self._endpoints[used]}: {str(error) or type(error).__name__}") from error
+            raise GatewayUnavailable(f"{used}: {str(error) or type(error).__name__}") from error
         except GatewayUnavailable as error:
             self._leave(used)
-            raise GatewayUnavailable(f"{self._endpoints[used]}: {error}") from error
+            raise GatewayUnavailable(f"{used}: {error}") from error
 
-    def _pick(self) -> int:
+    def _pick(self) -> str:
         if self._current and time.monotonic() - self._failed_at > RETURN_S:
             self._current = 0
-        return self._current
+        return self._endpoints[self._current % len(self._endpoints)]
 
-    def _leave(self, used: int) -> None:
-        if used == self._current:  # else another request has left it already
-            self._current = (used + 1) % len(self._endpoints)
+    def _leave(self, used: str) -> None:
+        if used == self._endpoints[self._current % len(self._endpoints)]:  # else another request has left it already
+            self._current = (self._current + 1) % len(self._endpoints)
             self._failed_at = time.monotonic()
 
 

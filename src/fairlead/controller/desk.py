@@ -1,0 +1,232 @@
+"""Leader-only work: done here while this Controller leads, else handed to the one that does.
+
+Any Controller's portal and API take it in; who asks gets the answer from the one that he asked. So tokens that one
+Controller issued are redeemable at any.
+
+Rules, and what each stops:
+
+1. Who hands something over is a Controller, by its key, that is admitted. One that is still coming in may ask for that
+   and for nothing else.
+2. Everything that is handed over may be done twice (it is decided by content, or lapses by itself), so that a lost
+   answer or a change of leaders is asked again.
+3. What the leader has done is awaited in this Controller's own directory before it is told: the node that joined here
+   logs in here next.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from fairlead.base.clock import Clock
+from fairlead.base.errors import FairleadError, Refused
+from fairlead.controller.cluster import Cluster
+from fairlead.controller.mesh import Mesh
+from fairlead.enrol import bundle as bundles
+from fairlead.enrol.bundle import Bundle, Role
+from fairlead.enrol.exchange import Core, Submission
+from fairlead.enrol.redeem import Asked, Enrolment
+from fairlead.enrol.state import TokenRecord
+from fairlead.enrol.state import decode as decode_token
+from fairlead.enrol.state import encode as encode_token
+from fairlead.keys.ssh import PublicKey
+from fairlead.keys.wire import b64, from_b64
+from fairlead.nodes.node import Node
+from fairlead.nodes.records import KEYS
+from fairlead.nodes.registry import Registry
+from fairlead.store.fence import NotLeading
+from fairlead.store.protocol import Record, StoreUnavailable
+from fairlead.transport.peer import Peer
+
+PATIENCE_S = 5.0
+"""So long a leader is waited for, and asked again."""
+AGAIN_S = 0.1
+
+T = TypeVar("T")
+
+
+class Reading(Protocol):
+    """What is needed of the store."""
+
+    async def get(self, key: str) -> Record | None:
+        """The record of a key."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """Takes leader-only work in, and does what others hand over."""
+
+    enrolment: Enrolment
+    registry: Registry
+    store: Reading
+    mesh: Mesh
+    cluster: Cluster
+    clock: Clock
+
+    # -- what the portal and the API ask ------------------------------------------------------------------------------
+
+    async def issue(self, *, role: Role, node: str | None, source: str | None, lifetime_s: int, by: str,
+                    bound_keys_hash: bytes | None = None) -> Bundle:
+        """A new token in its bundle. Raises Refused."""
+        async def here() -> Bundle:
+            return await self.enrolment.issue(role=role, node=node, source=source, lifetime_s=lifetime_s, by=by,
+                                              bound_keys_hash=bound_keys_hash)
+
+        async def there(leader: str) -> Bundle:
+            answer = await self.mesh.peers.ask(
+                leader, "issue", role=role, node=node, source=source, lifetime_s=lifetime_s, by=by,
+                bound_keys_hash=bound_keys_hash.hex() if bound_keys_hash is not None else None)
+            return bundles.decode(str(answer["bundle"]).encode())
+
+        return await self._led(here, there)
+
+    async def tokens(self) -> list[tuple[TokenRecord, int]]:
+        """All tokens that are kept."""
+        return await self.enrolment.tokens()
+
+    async def revoke(self, token_id: str, by: str) -> TokenRecord:
+        """Make a token worthless. Raises Refused."""
+        async def there(leader: str) -> TokenRecord:
+            answer = await self.mesh.peers.ask(leader, "revoke", token_id=token_id, by=by)
+            return decode_token(str(answer["token"]).encode())
+
+        return await self._led(lambda: self.enrolment.revoke(token_id, by), there)
+
+    async def exchange(self, submission: Submission, source: str, presented: Callable[[bytes], bool]) -> bytes:
+        """The reply body to a join request, signed by this Controller. Raises Refused."""
+        async def there(leader: str) -> bytes:
+            answer = await self.mesh.peers.ask(leader, "exchange", body=submission.encode().decode(), source=source,
+                                               presented=presented(submission.certificate_hash))
+            await self._seen(PublicKey.from_line(submission.fields.user_key).fingerprint)
+            return self.enrolment.reply(submission, from_b64(str(answer["core"])))
+
+        return await self._led(lambda: self.enrolment.exchange(submission, source, presented), there)
+
+    async def commit(self, fingerprint: str, message: dict[str, Any]) -> int:
+        """Admit the node whose user key was proven. Raises Refused."""
+        async def there(leader: str) -> int:
+            answer = await self.mesh.peers.ask(leader, "commit", fingerprint=fingerprint, message=message)
+            await self._seen(fingerprint)
+            return int(answer["trust_revision"])
+
+        return await self._led(lambda: self.enrolment.commit(fingerprint, message), there)
+
+    async def anchor(self, digest: bytes) -> bytes | None:
+        """The bytes of an anchor."""
+        return await self.enrolment.anchor(digest)
+
+    def core_for(self, node: Node, now: int) -> Core:
+        """What a joined node is told."""
+        return self.enrolment.core_for(node, now)
+
+    async def remove(self, name: str, by: str, event: str = "node.removed") -> Node:
+        """Take a node out of the cluster; a Controller's member of the store goes first. Raises Refused."""
+        async def here() -> Node:
+            node = self.mesh.directory.named(name)
+            if node is not None and node.role == "controller" and self.cluster.clustered:
+                if len(self.mesh.directory.controllers()) == 1 and node.state == "up":
+                    raise Refused("FL-NODE-CONTROLLER", f"{name} is the only Controller",
+                                  "`fairlead controller destroy` on that machine ends the cluster")
+                self.cluster.fence()
+                await self.cluster.expel(node)
+                return await self.registry.remove(name, by, event, voters=True)
+            return await self.registry.remove(name, by, event)
+
+        async def there(leader: str) -> Node:
+            node = self.mesh.directory.named(name)
+            answer = await self.mesh.peers.ask(leader, "remove", name=name, by=by, event=event)
+            await self._seen(str(answer["fingerprint"]))
+            if node is None:
+                raise Refused("FL-NODE-UNKNOWN", f"there is no node {name!r}", "see `fairlead node list`")
+            return node
+
+        return await self._led(here, there)
+
+    async def announce(self, node_id: str, endpoint: Any, by: str) -> None:
+        """A Controller's new address."""
+        await self.registry.announce(node_id, endpoint, by)
+
+    # -- what other Controllers hand over -----------------------------------------------------------------------------
+
+    async def answer(self, peer: Peer, op: str, fields: dict[str, Any]) -> dict[str, Any]:
+        """Do what *peer*, a Controller, asks for. Raises Refused, NotLeading."""
+        node = self.mesh.directory.nodes.get(peer.node_id)
+        if op == "admit":
+            return await self.cluster.admit(peer, fields)
+        if op == "enter":
+            return await self.cluster.enter(peer, fields, self.enrolment)
+        if node is None or node.role != "controller" or node.state != "up":
+            raise Refused("FL-PEER-QUESTION", f"{peer.node} is no Controller of the cluster")
+        try:
+            return await self._do(node, op, fields)
+        except (KeyError, TypeError, ValueError):
+            raise Refused("FL-PEER-QUESTION", f"a question of {peer.node} that cannot be understood",
+                          "both must run versions of fairlead that fit") from None
+
+    async def _do(self, node: Node, op: str, fields: dict[str, Any]) -> dict[str, Any]:
+        match op:
+            case "issue":
+                bound = fields["bound_keys_hash"]
+                made = await self.enrolment.issue(
+                    role=fields["role"], node=fields["node"], source=fields["source"],
+                    lifetime_s=fields["lifetime_s"], by=fields["by"],
+                    bound_keys_hash=bytes.fromhex(bound) if bound is not None else None)
+                return {"bundle": made.encode().decode()}
+            case "revoke":
+                return {"token": encode_token(await self.enrolment.revoke(fields["token_id"], fields["by"])).decode()}
+            case "exchange":
+                presented = fields["presented"] is True
+                core = await self.enrolment.decide(
+                    Submission.parse(fields["body"].encode()), fields["source"],
+                    Asked(lambda _: presented, node.name, PublicKey.from_line(node.host_key)))
+                return {"core": b64(core)}
+            case "commit":
+                return {"trust_revision": await self.enrolment.commit(fields["fingerprint"], fields["message"])}
+            case "remove":
+                removed = await self.remove(fields["name"], fields["by"], fields["event"])
+                return {"fingerprint": PublicKey.from_line(removed.user_key).fingerprint}
+            case _:
+                raise Refused("FL-PEER-QUESTION", f"nothing here answers {op[:32]!r}",
+                              "both must run versions of fairlead that fit")
+
+    # -- who does it --------------------------------------------------------------------------------------------------
+
+    async def ask_leader(self, op: str, /, **fields: Any) -> dict[str, Any]:
+        """Ask whoever leads; a node that does not know asks them all. Raises what the leader, or the last one, says."""
+        last: FairleadError = StoreUnavailable("no other Controller is connected")
+        leader = self.cluster.leader
+        for name in [leader] if leader in self.mesh.peers.connected else self.mesh.peers.connected:
+            try:
+                return await self.mesh.peers.ask(str(name), op, timeout_s=30.0, **fields)
+            except (NotLeading, StoreUnavailable) as error:
+                last = error
+            except Refused as error:
+                if error.code != "FL-NOT-LEADER":
+                    raise
+                last = error
+        raise last
+
+    async def _led(self, here: Callable[[], Awaitable[T]], there: Callable[[str], Awaitable[T]]) -> T:
+        end = self.clock.monotonic() + PATIENCE_S
+        while True:
+            try:
+                if self.cluster.leading:
+                    return await here()
+                if self.cluster.leader is None:
+                    raise NotLeading(None)
+                return await there(self.cluster.leader)
+            except StoreUnavailable:
+                if not self.cluster.clustered or self.clock.monotonic() > end:
+                    raise
+            except Refused as error:
+                if error.code != "FL-NOT-LEADER" or self.clock.monotonic() > end:
+                    raise
+            await asyncio.sleep(AGAIN_S)
+
+    async def _seen(self, fingerprint: str) -> None:
+        """Wait until this Controller's directory has the key as it stands now."""
+        record = await self.store.get(KEYS + fingerprint)
+        if record is not None:
+            async with asyncio.timeout(PATIENCE_S):
+                await self.mesh.directory.reached(record.revision)
