@@ -1,8 +1,8 @@
 """The stores that the contract holds for. Another one is another class and one more line in `BACKENDS`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from fairlead.base.clock import SECOND
 from fairlead.store.etcd import EtcdStore
@@ -31,6 +31,12 @@ class ManualClock:
 class Backend(Protocol):
     """A store, and the power over its surroundings that the contract needs."""
 
+    every: ClassVar[int]
+    """Of what is tried by the thousand elsewhere, one in so many is tried here. Odd, and no multiple of 5: samples of
+    products would always have the same factors."""
+
+    def __init__(self, folder: Path) -> None: ...
+
     @property
     def store(self) -> Store: ...
 
@@ -53,6 +59,7 @@ class SQLiteBackend:
     """SQLite under a clock of the test's own, with a short history."""
 
     HISTORY = 40
+    every: ClassVar[int] = 1
 
     def __init__(self, folder: Path) -> None:
         self.clock = ManualClock()
@@ -81,6 +88,8 @@ class SQLiteBackend:
 
 class EtcdBackend:
     """One member, with a process of its own; whoever leads is played here: the clock is the test's own."""
+
+    every: ClassVar[int] = 21
 
     def __init__(self, folder: Path) -> None:
         need("etcd")
@@ -121,5 +130,5 @@ class EtcdBackend:
         await self.store.transact([], [Put(MARK, mark_value(self.clock.instant))])
 
 
-MakeBackend = Callable[[Path], Backend]
+MakeBackend = type[Backend]
 BACKENDS: Sequence[MakeBackend] = (SQLiteBackend, EtcdBackend)
