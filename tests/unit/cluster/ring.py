@@ -145,17 +145,28 @@ async def ring(folder: Path) -> AsyncIterator[Ring]:
 
 
 async def fetch(address: str, port: int, path: str, context: ssl.SSLContext) -> str:
-    """The status line of an answer to GET; empty when the TLS of the other side refuses us."""
+    """The head of an answer to GET for a web page elsewhere; empty when the TLS of the other side refuses us."""
     try:
         async with asyncio.timeout(5):
             reader, writer = await asyncio.open_connection(address, port, ssl=context)
             try:
-                writer.write(f"GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n".encode())
-                return (await reader.readline()).decode().strip()
+                writer.write(f"GET {path} HTTP/1.1\r\nHost: {address}\r\nOrigin: https://elsewhere.example\r\n"
+                             "Connection: close\r\n\r\n".encode())
+                return (await reader.read(4096)).partition(b"\r\n\r\n")[0].decode()
             finally:
                 writer.transport.abort()
     except (ssl.SSLError, ConnectionError):
         return ""
+
+
+async def presented(address: str, port: int, context: ssl.SSLContext) -> bytes:
+    """The certificate (DER) that the other side shows."""
+    async with asyncio.timeout(5):
+        _, writer = await asyncio.open_connection(address, port, ssl=context)
+    leaf = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+    writer.transport.abort()
+    assert isinstance(leaf, bytes)
+    return leaf
 
 
 def ctl_environment(folder: Path, root: Authority, who: Issued) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """etcd as our child: who gets in, where it listens, and that it comes back and goes with us."""
 
 import asyncio
+import base64
 import os
 import signal
 import socket
@@ -15,13 +16,24 @@ from structlog.testing import capture_logs
 from fairlead.base.errors import OperatorError
 from fairlead.cluster import etcd as module
 from fairlead.cluster import leash
-from fairlead.cluster.etcd import CLIENT_PORT, PEER_PORT, arguments, check_etcd, environment, member_context
+from fairlead.cluster.etcd import (
+    CLIENT_PORT,
+    PEER_PORT,
+    arguments,
+    check_etcd,
+    environment,
+    member_context,
+    put_identity,
+)
 from fairlead.cluster.members import Members
 from fairlead.pki.authority import Authority, Issued
+from fairlead.pki.certificate import der_of
 from fairlead.pki.request import new_request, read_request
+from fairlead.store.gateway import GatewayRefused
 from tests.conftest import need
-from tests.unit.cluster.ring import NOW, Ring, fetch, ring, until
+from tests.unit.cluster.ring import NOW, Ring, fetch, presented, ring, until
 
+OK = "HTTP/1.1 200 OK"
 KEY, VALUE = "a2V5", "dmFsdWU="  # base64
 
 
@@ -64,11 +76,13 @@ async def test_members_and_clients_get_in_by_their_doors_and_nobody_else(tmp_pat
         for port, path in doors.items():
             for name, who in strangers.items():
                 assert await fetch(site.address, port, path, cluster.context(who)) == "", (name, port)
-            assert await fetch(site.address, port, path, cluster.context(member)) == "HTTP/1.1 200 OK"
-        assert await fetch(site.address, CLIENT_PORT, "/health", cluster.context(client)) == "HTTP/1.1 200 OK"
+            assert (await fetch(site.address, port, path, cluster.context(member))).startswith(OK)
+        let_in = await fetch(site.address, CLIENT_PORT, "/health", cluster.context(client))
+        assert let_in.startswith(OK)
+        assert "access-control-allow-origin" not in let_in.lower()  # no page asks with its reader's certificate
         assert await fetch(site.address, PEER_PORT, "/members", cluster.context(client)) == ""
         weak = cluster.context(member, newest=ssl.TLSVersion.TLSv1_2)
-        assert await fetch(site.address, CLIENT_PORT, "/health", weak) == "HTTP/1.1 200 OK"
+        assert (await fetch(site.address, CLIENT_PORT, "/health", weak)).startswith(OK)
         weak.set_ciphers("ECDHE-ECDSA-AES128-SHA")
         assert await fetch(site.address, CLIENT_PORT, "/health", weak) == ""
 
@@ -85,6 +99,29 @@ async def test_it_listens_on_its_address_only_and_the_environment_has_no_say(
         written = [site.state / "etcd", *(site.state / "etcd").rglob("*")]
         assert site.state / "etcd/data/member/snap/db" in written
         assert not [path for path in written if path.stat().st_mode & 0o077]
+
+
+async def test_a_transaction_may_be_large_and_a_lease_short(tmp_path: Path) -> None:
+    async with ring(tmp_path) as cluster:
+        site = await cluster.site(1).start().ready()
+        puts = [{"requestPut": {"key": base64.b64encode(b"%d" % number).decode()}} for number in range(513)]
+        assert (await site.own.call("kv/txn", {"success": puts[:512]}))["succeeded"]
+        with pytest.raises(GatewayRefused):
+            await site.own.call("kv/txn", {"success": puts})
+        assert (await site.own.call("lease/grant", {"TTL": "1"}))["TTL"] == "1"
+
+
+async def test_a_new_certificate_counts_from_the_next_handshake(tmp_path: Path) -> None:
+    async with ring(tmp_path) as cluster:
+        site = await cluster.site(1).start().ready()
+        context = cluster.context(cluster.root.issue_client(cluster.uuid, NOW))
+        key, request = new_request()
+        made = cluster.root.certify_member(cluster.uuid, site.name, site.address, read_request(request), NOW)
+        assert await presented(site.address, CLIENT_PORT, context) != der_of(made)
+        put_identity(site.state, made, key, cluster.root.certificate_pem)
+        for port in (CLIENT_PORT, PEER_PORT):
+            assert await presented(site.address, port, context) == der_of(made)
+        assert not site.etcd.problems
 
 
 async def test_a_killed_etcd_is_started_again_with_its_data(tmp_path: Path) -> None:
