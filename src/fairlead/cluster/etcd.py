@@ -66,7 +66,7 @@ STEADY_S = 10.0
 """A life of this length was a success: the next delay begins small again."""
 STOP_S = 10.0
 """From SIGTERM to SIGKILL: the leader gives the lead away meanwhile."""
-LOOK_S = 10.0
+LOOK_S = 5.0
 SAID_FOR_S = 60.0
 POLL_S = 0.1
 MOST_LINE = 64 * 1024
@@ -74,6 +74,8 @@ MOST_KINDS = 256
 
 _VERSION = re.compile(r"^etcd Version: (\d{1,3})\.(\d{1,3})\.(\d{1,3})", re.MULTILINE)
 _REMEDY = "install etcd 3.4 or 3.5 (3.5.3 or later), such as Debian's package etcd-server"
+_NOISE = (b'"ignoring common name in gRPC-gateway proxy request"',  # at every request of the gateway's clients
+          b'"simple token is not cryptographically signed"')  # we use none
 _LOUD = frozenset(("warn", "error", "dpanic", "panic", "fatal"))
 
 log = structlog.get_logger("fairlead.etcd")
@@ -217,6 +219,7 @@ class Etcd:
         self._status: Status | None = None
         self._silent = ""
         self._last = ""
+        self._removed = False
         self._said: dict[str, float] = {}
 
     @property
@@ -264,12 +267,15 @@ class Etcd:
             await self._ask()
 
     async def _ask(self) -> None:
-        if self._process is None:
+        process = self._process
+        if process is None:
             self._silent = "it does not run"
             return
         try:
             self._status = await status(self._own)
             self._silent = ""
+            if process is self._process:  # not before it serves: one that dies at each start is down all the while
+                self._down = ""
         except FairleadError as error:
             self._silent = error.message
 
@@ -287,7 +293,7 @@ class Etcd:
                 if time.monotonic() - started > STEADY_S:
                     self._delay.reset()
                 code, remedy = ("FL-ETCD-REMOVED", "this node is no member any more: have it join anew") \
-                    if "permanently removed" in self._last else ("FL-ETCD-DOWN", "it is started again")
+                    if self._removed else ("FL-ETCD-DOWN", "it is started again")
                 self._report(f"this node's etcd ended ({ended}: {printable(self._last, 300)}); {remedy} [{code}]", code)
             await asyncio.sleep(self._delay.next())
 
@@ -298,12 +304,12 @@ class Etcd:
     async def _live(self) -> str:
         """One life, from start to end; how it ended."""
         self._last = "it said nothing"
+        self._removed = False
         self._process = process = await asyncio.create_subprocess_exec(
             sys.executable, "-I", "-S", leash.__file__, str(os.getpid()), str(self._binary),
             *arguments(self._state, self._plan), env=environment(), cwd="/", start_new_session=True,  # no Ctrl-C for it
             stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE)
         try:
-            self._down = ""
             log.info("etcd.started", pid=process.pid)
             assert process.stderr is not None
             async for line in _lines(process.stderr):
@@ -329,6 +335,8 @@ class Etcd:
 
     def _tell(self, line: bytes) -> None:
         """One line of etcd's as one of ours."""
+        if any(known in line for known in _NOISE):
+            return
         record: Any = None
         with contextlib.suppress(ValueError):
             record = strict.loads(line)
@@ -340,6 +348,7 @@ class Etcd:
         loud = level in _LOUD
         if loud:
             error = record.get("error")
+            self._removed = self._removed or (message == "server error" and "permanently removed" in str(error))
             self._last = f"{message}: {error}" if error else message
             loud = self._new(message)
         (log.warning if loud else log.debug)("etcd.said", message=message, detail=record)

@@ -4,7 +4,8 @@ Rules, and the fault that each stops:
 
 1. A member joins as a learner and is promoted when it has caught up: one that votes before it has the data could leave
    the cluster without a majority.
-2. "Not caught up yet" is told apart from every other refusal (FL-MEMBER-BEHIND): who promotes tries again.
+2. "Not yet" is told apart from every other refusal: a learner that has not caught up (FL-MEMBER-BEHIND), members that
+   have not all been connected for five seconds (FL-MEMBER-UNSETTLED). Who asked tries again.
 3. Whatever is no clear no of etcd is StoreUnavailable: whether it happened is not known. List, then decide.
 4. What an answer says is read strictly: an answer of another shape is none.
 """
@@ -25,6 +26,7 @@ COMPACT_S = 60.0
 CHANGE_S = 10.0
 """A change of members waits until a majority has it."""
 
+_UNSETTLED = "etcdserver: unhealthy cluster"
 _ALARM = re.compile(r"memberID:(\d+) alarm:([A-Z]+)")
 
 
@@ -99,7 +101,10 @@ class Members:
         return sorted((_member(one) for one in _dicts(answer, "members")), key=lambda member: member.id)
 
     async def add_learner(self, peer_url: str) -> Member:
-        """Add a member that does not vote yet. Raises Refused FL-MEMBER-EXISTS, FL-MEMBER-CHANGE, StoreUnavailable."""
+        """Add a member that does not vote yet.
+
+        Raises Refused FL-MEMBER-EXISTS, FL-MEMBER-UNSETTLED, FL-MEMBER-CHANGE; StoreUnavailable.
+        """
         try:
             answer = await self._change("cluster/member/add", {"peerURLs": [peer_url], "isLearner": True})
         except GatewayRefused as refusal:
@@ -116,8 +121,8 @@ class Members:
     async def promote(self, member: int) -> None:
         """Let a learner vote; one that votes already is left as it is.
 
-        Raises Refused FL-MEMBER-BEHIND: it has not caught up, try again; FL-MEMBER-UNKNOWN, FL-MEMBER-CHANGE,
-        StoreUnavailable.
+        Raises Refused FL-MEMBER-BEHIND: it has not caught up, try again; FL-MEMBER-UNSETTLED, FL-MEMBER-UNKNOWN,
+        FL-MEMBER-CHANGE; StoreUnavailable.
         """
         try:
             await self._change("cluster/member/promote", {"ID": str(member)})
@@ -131,7 +136,7 @@ class Members:
     async def remove(self, member: int) -> None:
         """Remove a member for good; one that is no member is left so.
 
-        Raises Refused FL-MEMBER-CHANGE when the others would have no majority; StoreUnavailable.
+        Raises Refused FL-MEMBER-UNSETTLED when the others would have no majority, FL-MEMBER-CHANGE; StoreUnavailable.
         """
         try:
             await self._change("cluster/member/remove", {"ID": str(member)})
@@ -163,6 +168,10 @@ class Members:
         try:
             return await self._calls.call(path, body, timeout_s=CHANGE_S)
         except GatewayUnavailable as error:
+            if _UNSETTLED in str(error):  # etcd's code says "unavailable", but this is a no, before anything was done
+                raise Refused("FL-MEMBER-UNSETTLED", "etcd changes its members only when enough of them have been "
+                              "connected for five seconds", "see that all members are up, and try again in a moment"
+                              ) from error
             raise StoreUnavailable(str(error)) from error
 
 

@@ -27,6 +27,8 @@ KEPT_S = 600.0
 """Seconds of history that are kept."""
 EVERY_S = 30.0
 """Seconds between looks; the kept history is as fine as this."""
+PRESSED_S = 2.0
+"""While there is an alarm: members say late what is free in their files."""
 WORTH_BYTES = 64 * 1024 * 1024
 """Free bytes for which a member is made deaf, when they are also half of its file."""
 MOST_STEPS = 16
@@ -82,6 +84,8 @@ class Situation:
     """The revision of the last compaction that we know of."""
     quota: int
     """Bytes."""
+    relieved: bool = False
+    """Whether all history was given up already for the alarm that there is."""
 
     @property
     def well(self) -> bool:
@@ -95,6 +99,9 @@ def next_step(now: Situation) -> Step | None:
     alarms = {alarm for one in now.statuses for alarm in one.alarms}
     if any(alarm.kind != "NOSPACE" for alarm in alarms):
         return None
+    revision = max((one.revision for one in now.statuses), default=0)
+    if alarms and not now.relieved:
+        return Compact(revision)  # the youngest history too: a watch can list again, a write cannot be made at all
     if not alarms and now.old > now.compacted:
         return Compact(now.old)
     wasteful = [one for one in now.statuses if _worth(one, pressed=bool(alarms), quota=now.quota)]
@@ -104,9 +111,8 @@ def next_step(now: Situation) -> Step | None:
         return HandOver(one.id, others[0]) if one.id == one.leader and others else Defragment(one.id)
     if now.well and alarms and all(one.size < LOW * now.quota for one in now.statuses):
         return Disarm(min(alarms, key=lambda alarm: alarm.member))
-    revision = max((one.revision for one in now.statuses), default=0)
     if alarms and revision > now.compacted:
-        return Compact(revision)  # the youngest history too: a watch can list again, a write cannot be made at all
+        return Compact(revision)  # that was not enough, and somebody has deleted more
     return None
 
 
@@ -134,6 +140,8 @@ class Upkeep:
         self._history: deque[tuple[float, int]] = deque()
         self._old = 0
         self._compacted = 0
+        self._alarmed = False
+        self._relieved = False
 
     async def run(self) -> None:
         """Look and do, until cancelled. What fails is logged, and tried again at the next look."""
@@ -144,18 +152,22 @@ class Upkeep:
                         break
             except FairleadError as error:
                 log.warning("etcd.upkeep", code=error.code, reason=error.message)
-            await asyncio.sleep(self._every_s)
+            await asyncio.sleep(min(self._every_s, PRESSED_S) if self._alarmed else self._every_s)
 
     async def step(self) -> Step | None:
         """Look, do at most one thing, and say which. Raises StoreUnavailable."""
         members = {member.id: member for member in await self._members.list()}
         statuses = await self._statuses(list(members.values()))
         self._remember(max((one.revision for one in statuses), default=0))
-        step = next_step(Situation(list(members.values()), statuses, self._old, self._compacted, self._quota))
+        self._alarmed = any(one.alarms for one in statuses)
+        self._relieved = self._relieved and self._alarmed
+        step = next_step(Situation(list(members.values()), statuses, self._old, self._compacted, self._quota,
+                                   self._relieved))
         match step:
             case Compact(revision):
                 await self._members.compact(revision)
                 self._compacted = revision
+                self._relieved = self._alarmed
             case Defragment(member):
                 await defragment(self._endpoint(members[member]))
             case HandOver(leader, to):

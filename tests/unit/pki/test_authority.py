@@ -10,7 +10,8 @@ import pytest
 from fairlead.base.clock import DAY, HOUR, SECOND
 from fairlead.base.errors import OperatorError
 from fairlead.pki.authority import Authority, Issued
-from fairlead.pki.certificate import api_name, der_of, portal_name, sha256_fingerprint
+from fairlead.pki.certificate import api_name, der_of, member_name, portal_name, sha256_fingerprint
+from fairlead.pki.request import new_request, read_request
 from tests.conftest import need
 
 CLUSTER = UUID("6f1c2d3e-4a5b-4c6d-8e7f-0123456789ab")
@@ -53,6 +54,25 @@ def test_a_server_certificate_is_for_servers_and_for_its_time(tmp_path: Path) ->
     assert "not yet valid" in at(NOW - HOUR - 2 * SECOND)
     assert at(NOW + 396 * DAY) == ""
     assert "expired" in at(NOW + 398 * DAY)
+
+
+def test_only_members_and_clients_of_etcd_are_clients_and_only_members_carry_its_name(tmp_path: Path) -> None:
+    root = Authority.create(CLUSTER, NOW)
+    member = root.certify_member(CLUSTER, "ctl-1", "127.64.0.1", read_request(new_request()[1]), NOW)
+    client = root.issue_client(CLUSTER, NOW).certificate_pem
+    for leaf, server, peer in ((member, True, True), (client, False, False),
+                               (root.issue_portal(CLUSTER, ["127.64.0.1"], NOW).certificate_pem, True, False),
+                               (root.issue_api(CLUSTER, ["127.64.0.1"], NOW).certificate_pem, True, False)):
+        assert (verdict(tmp_path, root, leaf) == "") is server
+        assert (verdict(tmp_path, root, leaf, "-purpose", "sslclient") == "") is (leaf in (member, client))
+        named = ("-purpose", "sslserver" if server else "sslclient", "-verify_hostname", member_name(CLUSTER))
+        assert (verdict(tmp_path, root, leaf, *named) == "") is peer
+    for name in ("-verify_ip", "127.64.0.1"), ("-verify_hostname", "ctl-1.fairlead.internal"):
+        assert verdict(tmp_path, root, member, *name) == ""
+    for node, address in (("ctl-1", "ctl-2"), ("127.64.0.1", "127.64.0.1"), ("a.b", "127.64.0.1"), ("*", "127.64.0.1")):
+        with pytest.raises(OperatorError) as refused:
+            root.certify_member(CLUSTER, node, address, read_request(new_request()[1]), NOW)
+        assert refused.value.code == "FL-ADDRESS-NAME"
 
 
 def test_another_root_and_a_leaf_that_plays_ca_are_refused(tmp_path: Path) -> None:
