@@ -230,7 +230,7 @@ class Leadership:
                 await asyncio.sleep(again.next())
                 continue
             if tenure is None:
-                await self._news(float(self._timing.lease_s))
+                await self._news(self._timing.lease_s if self._seen else self._timing.period_s)
                 await asyncio.sleep(self._draw.uniform(0, DELAY_S))
                 continue
             self._tenure, self._term = tenure, max(self._term, tenure.leader.term)
@@ -246,7 +246,7 @@ class Leadership:
                 await self._stir.wait()
 
     async def _stand(self) -> Tenure | None:
-        """Try to begin a term; None when it is not this Controller's. Raises StoreUnavailable."""
+        """Try to begin a term; None when another one leads, or this one may not. Raises StoreUnavailable."""
         self._stir.clear()  # before reading: what comes during it counts
         await self._look()
         if self._seen is not None and self._seen.node == self._node:  # a term that was ours, before a restart
@@ -277,11 +277,13 @@ class Leadership:
         return Tenure(leader, created, mark, at, self._timing)
 
     async def _contend(self, leader: Leader, mark: int, old_term: Record | None, old_mark: Record | None) -> int | None:
-        """Put the key; its birth, or None when it is another's. Raises StoreUnavailable when that cannot be told."""
+        """Put the key; its birth, or None when it is another's. Raises StoreUnavailable when it is nobody's yet."""
         with contextlib.suppress(StoreUnavailable):  # what came of it is read
             await self._store.transact(*taking_over(leader, mark, old_term, old_mark))
         record = await self._store.get(LEADER)
-        return record.created if record is not None and record.value == encode(leader) else None
+        if record is None:
+            raise StoreUnavailable("the term did not begin")
+        return record.created if record.value == encode(leader) else None
 
     async def _reign(self, tenure: Tenure) -> None:
         """Write the mark and renew the lease until the term is over."""
@@ -332,6 +334,5 @@ class Leadership:
                 await self._leases.revoke(lease)
 
     def _step_found(self, mark: int, wall: int) -> None:
-        if mark - wall > NOTICED_STEP and mark - wall > self.time_step:
-            self.time_step = mark - wall
-            log.warning("clock.step", behind_us=self.time_step)
+        if mark - wall > NOTICED_STEP:
+            self.time_step = max(self.time_step, mark - wall)
