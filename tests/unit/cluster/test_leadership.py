@@ -17,7 +17,7 @@ from fairlead.cluster.tenure import LEADER, TERM, Leader, Timing, encode
 from fairlead.store.etcd import EtcdStore
 from fairlead.store.fence import NotLeading
 from fairlead.store.gateway import Gateway, encoded
-from fairlead.store.protocol import MARK, Compare, Operation, Outcome, Put, Record, StoreUnavailable
+from fairlead.store.protocol import MARK, Compare, Operation, Outcome, Put, Record, StoreUnavailable, mark_value
 from tests.contract.etcd import answers
 
 QUICK = Timing(2, 0.5)
@@ -355,8 +355,10 @@ async def test_a_candidate_whose_clock_is_off_does_not_stand(cluster: Cluster) -
         await asked.get()  # it came to stand, did not, and comes again
     assert await cluster.store.get(TERM) is None
     assert not candidate.leadership.leading
+    assert candidate.leadership.clock_off
     offsets[:] = [0, 0]
     await candidate.leads()
+    assert not candidate.leadership.clock_off
 
 
 @pytest.mark.parametrize("happened", [True, False])
@@ -415,6 +417,19 @@ async def test_after_a_crash_the_same_node_does_not_wait_for_its_own_lease(clust
     await cluster.store.transact([], [Put(LEADER, encode(old), lease), Put(TERM, b"5")])
     candidate = cluster.candidate("a")
     await candidate.leads()
+    assert candidate.leadership.term == 6
+
+
+async def test_a_leader_that_writes_no_mark_loses_its_key_though_its_lease_runs_on(cluster: Cluster) -> None:
+    """etcd lengthens leases when its own leader changes."""
+    lease = draw_lease()
+    await cluster.leases.grant(lease, 3600)
+    gone = Leader("id-z", "z", 5, lease)
+    await cluster.store.transact([], [Put(LEADER, encode(gone), lease), Put(TERM, b"5"), Put(MARK, mark_value(1))])
+    began = time.monotonic()
+    candidate = cluster.candidate("a")
+    took = await candidate.leads() - began
+    assert QUICK.lease_s <= took < QUICK.lease_s + QUICK.period_s + 0.5
     assert candidate.leadership.term == 6
 
 
