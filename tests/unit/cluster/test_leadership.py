@@ -7,6 +7,8 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
@@ -16,9 +18,10 @@ from fairlead.cluster.leases import GatewayLeases, draw_lease
 from fairlead.cluster.tenure import LEADER, TERM, Leader, Timing, encode
 from fairlead.store.etcd import EtcdStore
 from fairlead.store.fence import NotLeading
-from fairlead.store.gateway import Gateway, encoded
+from fairlead.store.gateway import Gateway, GatewayUnavailable, encoded
 from fairlead.store.protocol import MARK, Compare, Operation, Outcome, Put, Record, StoreUnavailable, mark_value
-from tests.contract.etcd import answers
+from tests.conftest import need
+from tests.contract.etcd import Member, answers, running
 
 QUICK = Timing(2, 0.5)
 DEADLINE_S = 30.0
@@ -37,12 +40,12 @@ class Skewed(SystemClock):
 class Candidate:
     """A Controller that stands while it runs."""
 
-    def __init__(self, cluster: "Cluster", name: str, offset: int, timing: Timing,
+    def __init__(self, store: EtcdStore, leases: GatewayLeases, name: str, offset: int, timing: Timing,
                  offsets: Callable[[], Sequence[int]]) -> None:
         self.name = name
         self.clock = Skewed(offset)
-        self.store = Doubtful(cluster.store)
-        self.leases = Held(cluster.leases)
+        self.store = Doubtful(store)
+        self.leases = Held(leases)
         self.leadership = Leadership(self.store, self.leases, self.clock, node=f"id-{name}", name=name, timing=timing,
                                      offsets=offsets)
         self.task: asyncio.Task[None] | None = None
@@ -118,17 +121,26 @@ class Held:
 class Cluster:
     """The store, emptied, and who stands there."""
 
-    def __init__(self, endpoint: str) -> None:
-        self.endpoint = endpoint
-        self.gateway = Gateway([endpoint])
+    def __init__(self, *endpoints: str) -> None:
+        self.endpoint = endpoints[0]
+        self.gateway = Gateway(endpoints)
+        self.gateways = [self.gateway]
         self.store = EtcdStore(self.gateway)
+        self.stores = [self.store]
         self.leases = GatewayLeases(self.gateway)
         self.candidates: list[Candidate] = []
         self.children: list[Child] = []
 
     def candidate(self, name: str, *, offset: int = 0, timing: Timing = QUICK,
-                  offsets: Callable[[], Sequence[int]] = lambda: (), start: bool = True) -> Candidate:
-        made = Candidate(self, name, offset, timing, offsets)
+                  offsets: Callable[[], Sequence[int]] = lambda: (), start: bool = True,
+                  gateway: Gateway | None = None) -> Candidate:
+        """*gateway*: its own, which ends with this."""
+        store, leases = self.store, self.leases
+        if gateway is not None:
+            self.gateways.append(gateway)
+            store, leases = EtcdStore(gateway), GatewayLeases(gateway)
+            self.stores.append(store)
+        made = Candidate(store, leases, name, offset, timing, offsets)
         self.candidates.append(made)
         if start:
             made.start()
@@ -157,8 +169,10 @@ class Cluster:
             await child.process.wait()
         for candidate in self.candidates:
             await candidate.stop()
-        await self.store.close()
-        await self.gateway.close()
+        for store in self.stores:
+            await store.close()
+        for gateway in self.gateways:
+            await gateway.close()
 
 
 class Child:
@@ -277,18 +291,9 @@ async def test_the_mark_never_goes_back_and_each_term_is_one_leaders(cluster: Cl
     """Ten changes among candidates whose clocks differ by minutes; all of them write whenever they may."""
     for name, offset in (("a", 0), ("b", 5 * MINUTE), ("c", -20 * MINUTE)):
         cluster.candidate(name, offset=offset, timing=Timing(2, 0.05))
-    began = (await cluster.store.list("")).revision
-
-    async def works(candidate: Candidate) -> None:
-        while True:
-            await candidate.leadership.wait_leading()
-            with contextlib.suppress(StoreUnavailable):
-                await cluster.store.transact(candidate.leadership.fence(), [Put("work", candidate.name.encode())])
-
-    workers = [asyncio.create_task(works(c)) for c in cluster.candidates]
     names = []
     clock = time.monotonic()
-    try:
+    async with working(cluster) as told:
         for _ in range(10):
             leader = await cluster.leader()
             names.append(leader.name)
@@ -296,26 +301,100 @@ async def test_the_mark_never_goes_back_and_each_term_is_one_leaders(cluster: Cl
             await leader.stop()
             await cluster.leader()
             leader.start()
+    took = time.monotonic() - clock
+    assert told.marks[-1] - told.marks[0] > (took - 1.0) * SECOND
+    assert len(set(names)) > 1
+    assert told.term >= 11
+    assert [told.owners[number] for number in range(1, 11)] == [{name.encode()} for name in names]
+    assert any(c.leadership.time_step > 4 * MINUTE for c in cluster.candidates)
+
+
+@pytest.mark.whole
+async def test_one_leads_at_a_time_while_members_of_the_store_freeze_and_die(tmp_path: Path) -> None:
+    """Three members and three candidates; each time it is the store's own leader that is hit."""
+    need("etcd")
+    members = Member.three(tmp_path)
+    with running(members):
+        places = [member.endpoint for member in members]
+        cluster = Cluster(*places)
+        try:
+            await answers(cluster.gateway)
+            for number, name in enumerate(("a", "b", "c")):
+                cluster.candidate(name, gateway=Gateway([*places[number:], *places[:number]], timeout_s=0.5))
+            async with working(cluster) as told:
+                for number in (signal.SIGSTOP, signal.SIGKILL, signal.SIGSTOP, signal.SIGKILL):
+                    await cluster.leader()
+                    await marks(cluster, 3)
+                    hit = await leading_member(members)
+                    hit.signal(number)
+                    began = time.monotonic()
+                    await marks(cluster, 2)
+                    sys.stderr.write(f"{number.name}: marks again after {time.monotonic() - began:.2f} s\n")
+                    if number is signal.SIGKILL:
+                        hit.stop()
+                        hit.start()
+                    else:
+                        hit.signal(signal.SIGCONT)
+            assert told.term >= 1
+            assert len(told.marks) > 20
+        finally:
+            await cluster.close()
+
+
+async def leading_member(members: Sequence[Member]) -> Member:
+    """The one that leads in etcd, once one does."""
+    async with asyncio.timeout(DEADLINE_S):
+        for member in itertools.cycle(members):
+            gateway = Gateway([member.endpoint])
+            try:
+                status = await gateway.call("maintenance/status", {})
+                if status.get("leader") == status["header"]["member_id"]:
+                    return member
+            except GatewayUnavailable:
+                await asyncio.sleep(0)
+            finally:
+                await gateway.close()
+    raise AssertionError
+
+
+@dataclass
+class Told:
+    """What the store went through while all wrote whenever they might."""
+
+    marks: list[int] = field(default_factory=list)
+    term: int = 0
+    owners: dict[int, set[bytes]] = field(default_factory=dict)
+
+
+@contextlib.asynccontextmanager
+async def working(cluster: Cluster) -> AsyncIterator[Told]:
+    """Every candidate writes under its fence all the time. Afterwards: one of them in each term, and rising marks."""
+    began = (await cluster.store.list("")).revision
+    told = Told()
+
+    async def works(candidate: Candidate) -> None:
+        while True:
+            await candidate.leadership.wait_leading()
+            with contextlib.suppress(StoreUnavailable):
+                await candidate.store.transact(candidate.leadership.fence(), [Put("work", candidate.name.encode())])
+
+    workers = [asyncio.create_task(works(c)) for c in cluster.candidates]
+    try:
+        yield told
     finally:
         for worker in workers:
             worker.cancel()
         await asyncio.wait(workers)
-    took = time.monotonic() - clock
-    events = await history(cluster, began)
-    written = [int(value) for key, value, _ in events if key == MARK]
-    assert all(one < other for one, other in itertools.pairwise(written))
-    assert written[-1] - written[0] > (took - 1.0) * SECOND
-    assert len(set(names)) > 1
-    term, owners = 0, dict[int, set[bytes]]()
-    for key, value, _ in events:
-        if key == TERM:
-            assert int(value) == term + 1
-            term += 1
+    for key, value, _ in await history(cluster, began):
+        if key == MARK:
+            told.marks.append(int(value))
+        elif key == TERM:
+            assert int(value) == told.term + 1
+            told.term += 1
         elif key == "work":
-            owners.setdefault(term, set()).add(value)
-    assert term >= 11
-    assert [owners[number] for number in range(1, 11)] == [{name.encode()} for name in names]
-    assert any(c.leadership.time_step > 4 * MINUTE for c in cluster.candidates)
+            told.owners.setdefault(told.term, set()).add(value)
+    assert all(one < other for one, other in itertools.pairwise(told.marks))
+    assert all(len(owners) == 1 for owners in told.owners.values()), told.owners
 
 
 async def marks(cluster: Cluster, count: int) -> None:
