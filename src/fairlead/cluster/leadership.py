@@ -10,7 +10,9 @@ Rules, and the fault each stops:
 3. `leading` ends by this machine's monotonic time before the lease can (`tenure`), whatever hangs meanwhile.
 4. Followers watch the key, and stand at once when it goes, each after a small delay of its own so that they do not all
    ask at once. A watch that has gone silent is made up for by reading the key now and then.
-5. Who stops in order takes its lease back: the next one leads at once.
+5. Followers read the mark twice in a period, and take the key from who has not written it for a lease: etcd lengthens
+   leases when its own leader changes, and nobody would lead for as long.
+6. Who stops in order takes its lease back: the next one leads at once.
 """
 
 import asyncio
@@ -30,6 +32,7 @@ from fairlead.cluster.tenure import (
     TERM,
     Leader,
     Step,
+    Stillness,
     Tenure,
     Timing,
     decode,
@@ -114,12 +117,15 @@ class Leadership:
         self._offsets = offsets
         self._draw = random.SystemRandom()
         self._tenure: Tenure | None = None
+        self._still = Stillness(self._timing)
         self._seen: Leader | None = None
         self._seen_at = -1
         self._term = 0
         self._stir = asyncio.Event()
         self._led = asyncio.Event()
         self._told: list[Callable[[], None]] = []
+        self.clock_off = False
+        """Whether it does not stand because its clock is too far off the others'."""
         self.time_step = 0
         """By how much (microseconds) the machine's clock was found behind the mark at worst while it led."""
 
@@ -230,7 +236,7 @@ class Leadership:
                 await asyncio.sleep(again.next())
                 continue
             if tenure is None:
-                await self._news(float(self._timing.lease_s))
+                await self._news(self._timing.period_s / 2)
                 await asyncio.sleep(self._draw.uniform(0, DELAY_S))
                 continue
             self._tenure, self._term = tenure, max(self._term, tenure.leader.term)
@@ -246,8 +252,10 @@ class Leadership:
                 await self._stir.wait()
 
     async def _stand(self) -> Tenure | None:
-        """Try to begin a term; None when it is not this Controller's. Raises StoreUnavailable."""
+        """Try to begin a term; None when another one leads, or this one may not. Raises StoreUnavailable."""
         self._stir.clear()  # before reading: what comes during it counts
+        if self._seen is not None and self._seen.node != self._node and not await self._stands_still(self._seen):
+            return None
         await self._look()
         if self._seen is not None and self._seen.node == self._node:  # a term that was ours, before a restart
             await self._leases.revoke(self._seen.lease)
@@ -255,8 +263,11 @@ class Leadership:
         if self._seen is not None:
             return None
         if not fit(self._offsets()):
-            log.warning("leader.clock-off", name=self._name)
+            if not self.clock_off:
+                log.warning("leader.clock-off")
+            self.clock_off = True
             return None
+        self.clock_off = False
         old_term, old_mark = await self._store.get(TERM), await self._store.get(MARK)
         at, wall = self._clock.monotonic(), self._clock.now()  # before the lease begins, from where it counts
         leader = Leader(self._node, self._name, next_term(old_term), draw_lease())
@@ -276,12 +287,24 @@ class Leadership:
         self._step_found(mark, wall)
         return Tenure(leader, created, mark, at, self._timing)
 
+    async def _stands_still(self, leader: Leader) -> bool:
+        """Whether *leader* has written no mark for a lease; then its key is taken away. Raises StoreUnavailable."""
+        asked = self._clock.monotonic()
+        mark = await self._store.get(MARK)
+        if not self._still.over(leader.lease, mark.revision if mark else 0, asked, self._clock.monotonic()):
+            return False
+        log.warning("leader.still", leader=leader.name, term=leader.term)
+        await self._leases.revoke(leader.lease)
+        return True
+
     async def _contend(self, leader: Leader, mark: int, old_term: Record | None, old_mark: Record | None) -> int | None:
-        """Put the key; its birth, or None when it is another's. Raises StoreUnavailable when that cannot be told."""
+        """Put the key; its birth, or None when it is another's. Raises StoreUnavailable when it is nobody's yet."""
         with contextlib.suppress(StoreUnavailable):  # what came of it is read
             await self._store.transact(*taking_over(leader, mark, old_term, old_mark))
         record = await self._store.get(LEADER)
-        return record.created if record is not None and record.value == encode(leader) else None
+        if record is None:
+            raise StoreUnavailable("the term did not begin")
+        return record.created if record.value == encode(leader) else None
 
     async def _reign(self, tenure: Tenure) -> None:
         """Write the mark and renew the lease until the term is over."""
@@ -332,6 +355,5 @@ class Leadership:
                 await self._leases.revoke(lease)
 
     def _step_found(self, mark: int, wall: int) -> None:
-        if mark - wall > NOTICED_STEP and mark - wall > self.time_step:
-            self.time_step = mark - wall
-            log.warning("clock.step", behind_us=self.time_step)
+        if mark - wall > NOTICED_STEP:
+            self.time_step = max(self.time_step, mark - wall)

@@ -11,7 +11,9 @@ Rules, and the fault each stops:
 3. The mark rises with each writing, at least as fast as monotonic time: a wall clock that is set back, or a leader
    whose clock goes behind, gives no token its time again. Each writing compares that it is above what stands there: one
    that was under way for long does not take the mark back.
-4. A Controller whose clock is far off the others' does not stand: the mark would run ahead, and with it every deadline.
+4. A follower takes the key from a leader whose mark stood still for a lease (`Stillness`): that one believes no more
+   (rule 2). etcd lengthens every lease when its own leader changes; the mark would grow older than `MARGIN` meanwhile.
+5. A Controller whose clock is far off the others' does not stand: the mark would run ahead, and with it every deadline.
 """
 
 import statistics
@@ -154,6 +156,25 @@ class Tenure:
     def end(self) -> None:
         """The key or the lease is gone."""
         self._until = float("-inf")
+
+
+class Stillness:
+    """For how long a follower has seen a leader's mark stand still."""
+
+    def __init__(self, timing: Timing) -> None:
+        self._timing = timing
+        self._seen: tuple[int, int] | None = None
+        self._since = 0.0
+
+    def over(self, lease: int, revision: int, asked: float, answered: float) -> bool:
+        """Whether the leader under *lease* can believe no more.
+
+        *revision*: the mark's last change, as a reading found it that began and ended at these monotonic seconds.
+        """
+        if self._seen != (lease, revision):
+            self._seen, self._since = (lease, revision), answered
+            return False
+        return asked - self._since >= self._timing.lease_s
 
 
 def first_mark(wall: int, found: Record | None) -> int:

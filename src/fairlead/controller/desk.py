@@ -143,6 +143,17 @@ class Desk:
 
         return await self._led(here, there)
 
+    async def release(self, name: str, fingerprint: str, by: str) -> None:
+        """Let a frozen node back in. Raises Refused."""
+        async def here() -> None:
+            await self.registry.release(name, fingerprint, by)
+
+        async def there(leader: str) -> None:
+            await self.mesh.peers.ask(leader, "release", name=name, fingerprint=fingerprint, by=by)
+            await self._seen(fingerprint)
+
+        await self._led(here, there)
+
     async def announce(self, node_id: str, endpoint: Any, by: str) -> None:
         """A Controller's new address."""
         await self.registry.announce(node_id, endpoint, by)
@@ -186,6 +197,9 @@ class Desk:
             case "remove":
                 removed = await self.remove(fields["name"], fields["by"], fields["event"])
                 return {"fingerprint": PublicKey.from_line(removed.user_key).fingerprint}
+            case "release":
+                await self.registry.release(fields["name"], fields["fingerprint"], fields["by"])
+                return {}
             case _:
                 raise Refused("FL-PEER-QUESTION", f"nothing here answers {op[:32]!r}",
                               "both must run versions of fairlead that fit")

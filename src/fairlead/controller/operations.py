@@ -95,7 +95,7 @@ class Operations:
 
     async def release_node(self, name: str, fingerprint: str, by: str) -> None:
         """Unfreeze. Raises Refused."""
-        await self._registry.release(name, fingerprint, by)
+        await self._desk.release(name, fingerprint, by)
 
     async def label_node(self, name: str, labels: list[str], by: str) -> None:
         """Set labels. Raises Refused."""

@@ -31,6 +31,7 @@ from fairlead.nodes.records import (
     node_from,
 )
 from fairlead.nodes.service import STORE_SERVICES, Service, check_label
+from fairlead.store.fence import Fence, unfenced
 from fairlead.store.protocol import (
     Absent,
     Compare,
@@ -74,16 +75,19 @@ class Journal(Protocol):
 class Registry:
     """The writing side of `Directory`."""
 
-    def __init__(self, store: Records, audit: Journal, directory: Directory) -> None:
+    def __init__(self, store: Records, audit: Journal, directory: Directory, fence: Fence = unfenced) -> None:
+        """*fence*: what removal and release compare besides, for they are the leader's; none with a single writer."""
         self._store = store
         self._audit = audit
         self._directory = directory
+        self._fence = fence
 
     async def remove(self, name: str, by: str, event: str = "node.removed", *, voters: bool = False) -> Node:
-        """Remove a node for good; its keys never log in again. Raises Refused.
+        """Remove a node for good; its keys never log in again. Raises Refused, NotLeading.
 
         *voters*: a Controller, too; its member of the store has gone before.
         """
+        self._fence()
         for _ in range(TRIES):
             node, stored = await self._read(name)
             if node.role == "controller" and node.state == "up" and not voters:
@@ -93,7 +97,7 @@ class Registry:
                 raise Refused("FL-NODE-STATE", f"{name} is still joining",
                               f"`fairlead token revoke {node.token_id}` ends that")
             now = await self._store.now()
-            compare: list[Compare] = [Unchanged(stored.key, stored.revision)]
+            compare: list[Compare] = [*self._fence(), Unchanged(stored.key, stored.revision)]
             then: list[Operation] = [Delete(stored.key),
                                      Put(NAMES + node.name, encode(NameEntry(node.id, "tombstone")))]
             address = await self._store.get(ADDRESSES + node.internal_address)
@@ -112,7 +116,8 @@ class Registry:
         raise _busy()
 
     async def release(self, name: str, fingerprint: str, by: str) -> Node:
-        """Let a frozen node back in, when *fingerprint* is that of its host or user key. Raises Refused."""
+        """Let a frozen node back in, when *fingerprint* is that of its host or user key. Raises Refused, NotLeading."""
+        self._fence()
         for _ in range(TRIES):
             node, stored = await self._read(name)
             if node.state != "frozen":
@@ -124,7 +129,8 @@ class Registry:
             entry = Entry("node.released", node.name, by, {"fingerprint": fingerprint})
             # a Controller freezes before its admission only, and that is still to come
             released = replace(node, state="up" if node.role == "engine" else "joining")
-            if await self._do([Unchanged(stored.key, stored.revision)], [Put(stored.key, encode(released))], entry):
+            compare = [*self._fence(), Unchanged(stored.key, stored.revision)]
+            if await self._do(compare, [Put(stored.key, encode(released))], entry):
                 return released
         raise _busy()
 

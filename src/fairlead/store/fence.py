@@ -6,6 +6,7 @@ transactions carry the birth of its leader key, which is gone by then, so that t
 
 from collections.abc import Callable, Sequence
 
+from fairlead.base.errors import OperatorError
 from fairlead.store.protocol import Compare, StoreUnavailable
 
 Fence = Callable[[], Sequence[Compare]]
@@ -17,10 +18,9 @@ class NotLeading(StoreUnavailable):
 
     def __init__(self, leader: str | None = None) -> None:
         """*leader*: the name of the Controller that leads, when one is known."""
-        super().__init__("this Controller does not lead")
-        self.code = "FL-NOT-LEADER"
-        self.message = "this Controller does not lead the cluster" + (f", {leader} does" if leader else "")
-        self.remedy = f"ask {leader}" if leader else "try again in a few seconds, when another one leads"
+        OperatorError.__init__(
+            self, "FL-NOT-LEADER", "this Controller does not lead the cluster" + (f", {leader} does" if leader else ""),
+            f"ask {leader}" if leader else "try again in a few seconds, when another one leads")
 
 
 def unfenced() -> Sequence[Compare]:

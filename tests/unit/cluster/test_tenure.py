@@ -3,7 +3,19 @@
 import pytest
 
 from fairlead.base.clock import SECOND
-from fairlead.cluster.tenure import MARGIN, Leader, Step, Tenure, Timing, decode, encode, first_mark, fit, next_term
+from fairlead.cluster.tenure import (
+    MARGIN,
+    Leader,
+    Step,
+    Stillness,
+    Tenure,
+    Timing,
+    decode,
+    encode,
+    first_mark,
+    fit,
+    next_term,
+)
 from fairlead.store.protocol import MARK, Below, Born, Record, mark_value
 
 WALL = 1_767_225_600 * SECOND
@@ -77,6 +89,20 @@ def test_a_take_over_goes_on_from_the_mark_and_the_term_that_it_finds() -> None:
     assert first_mark(WALL, Record(MARK, mark_value(WALL + 5), 1, 1)) == WALL + 6
     assert (next_term(None), next_term(Record("cluster/term", b"9", 1, 1))) == (1, 10)
     assert decode(encode(ME)) == ME
+
+
+def test_who_writes_no_mark_for_a_lease_believes_no_more() -> None:
+    """What a follower counts begins after the mark was written, and ends before the reading that finds it unchanged."""
+    still = Stillness(Timing())
+    assert not still.over(1, 10, 100.0, 100.5)
+    assert not still.over(1, 10, 103.4, 110.0)
+    assert still.over(1, 10, 103.5, 103.6)
+    assert not still.over(1, 11, 104.0, 104.1)  # it writes
+    assert not still.over(2, 11, 108.0, 108.1)  # another leader, who takes its time
+    term = tenure()
+    marked(term, 100.4)
+    term.renewed()
+    assert not term.leads(103.5)
 
 
 @pytest.mark.parametrize(("lease_s", "period_s"), [(4, 1.0), (3, 1.1), (0, 0.1), (1, 1.0), (3, 0.0)])

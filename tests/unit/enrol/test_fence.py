@@ -10,7 +10,9 @@ import pytest
 from fairlead.base.clock import DAY
 from fairlead.base.errors import Refused
 from fairlead.cluster.tenure import LEADER
-from fairlead.enrol.redeem import KEEP_TERMINAL
+from fairlead.enrol.redeem import KEEP_TERMINAL, TOKENS
+from fairlead.keys.ssh import PublicKey
+from fairlead.nodes.records import NODES
 from fairlead.store.fence import NotLeading
 from fairlead.store.protocol import MARK, Born, Compare, Delete, Put
 from tests.world import Machine, World, refusal
@@ -27,6 +29,7 @@ async def lead(world: World) -> None:
 
 def fence_with(world: World, fence: Callable[[], Sequence[Compare]]) -> None:
     world.enrolment.office = replace(world.enrolment.office, fence=fence)
+    world.registry._fence = fence
 
 
 async def content(world: World) -> list[tuple[str, bytes, int]]:
@@ -74,7 +77,23 @@ async def revoke(world: World) -> Act:
     return lambda: world.enrolment.revoke(bundle.token.id.hex(), "admin")
 
 
-STEPS = (issue, reserve, commit, freeze, conflict, expire, revoke)
+async def remove(world: World) -> Act:
+    await world.join("se-1")
+    return lambda: world.registry.remove("se-1", "admin")
+
+
+async def release(world: World) -> Act:
+    bundle = await world.export()
+    node = await world.join(bundle=bundle)
+    await refusal(world.exchange(bundle, Machine(), "se-2"))  # a thief: the node is frozen
+    stored = await world.store.get(NODES + node.id)
+    assert stored is not None
+    await world.directory.reached(stored.revision)
+    fingerprint = PublicKey.from_line(node.host_key).fingerprint
+    return lambda: world.registry.release("se-1", fingerprint, "admin")
+
+
+STEPS = (issue, reserve, commit, freeze, conflict, expire, revoke, remove, release)
 
 
 @pytest.mark.parametrize("prepare", STEPS)
@@ -88,7 +107,7 @@ async def test_whose_term_has_passed_changes_nothing(world: World, prepare: Call
         await world.store.inner.transact([], [Delete(LEADER)])
         await world.store.inner.transact([], [Put(LEADER, b"")])
 
-    world.store.step_in("enrol/token/", another_leads)
+    world.store.step_in(NODES if prepare in (remove, release) else TOKENS, another_leads)
     assert await refusal(act()) == "FL-STORE"  # not Refused: it is asked again, and then another one answers
     assert await content(world) == before
     await lead(world)

@@ -102,7 +102,7 @@ async def test_many_that_fail_at_one_member_skip_no_other() -> None:
     with members(hang_up, GOOD, hang_up) as endpoints:
         made = Gateway(endpoints)
         await _fail(made)
-        made._leave(0)  # a request that began before the first one failed, and ends after it
+        made._leave(endpoints[0])  # a request that began before the first one failed, and ends after it
         assert await made.call("kv/range", {})
         await made.close()
 
