@@ -52,6 +52,13 @@ class Timing:
         if not self.covers(self.lease_s) or not 0 < self.period_s < self.lease_s:
             raise ValueError(f"a lease of {self.lease_s} s, renewed each {self.period_s} s, is not within the margin")
 
+    @property
+    def patience_s(self) -> float:
+        """For how long what a leader has asked may be repeated while answers get lost: its mark is up to a lease old
+        when it asks, and must not be older than `MARGIN` when that takes effect. Counts where etcd lengthens leases.
+        """
+        return MARGIN / SECOND - self.lease_s
+
     def covers(self, lease_s: int) -> bool:
         """Whether `MARGIN` covers a lease of that many seconds."""
         return lease_s >= 1 and (lease_s + self.period_s) * SECOND <= MARGIN

@@ -48,6 +48,7 @@ def test_it_does_not_renew_on_an_old_mark() -> None:
     marked(term, 101.0)
     assert term.step(102.0) is Step.MARK
     assert (Timing().lease_s + Timing().period_s) * SECOND <= MARGIN
+    assert (Timing().lease_s + Timing().patience_s) * SECOND == MARGIN
 
 
 def test_belief_counts_from_the_mark_that_was_renewed_and_not_from_any_answer() -> None:
