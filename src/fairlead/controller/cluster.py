@@ -59,6 +59,7 @@ from fairlead.store.protocol import Compare, StoreUnavailable
 from fairlead.store.sqlite import SQLiteStore
 from fairlead.transport.peer import Peer
 
+TIMING = Timing()
 BIRTH_S = 20.0
 """For a new member to come up."""
 ASK_AGAIN_S = 0.25
@@ -168,15 +169,14 @@ class Cluster:
                     existing=len(self.note.members) > 1)
         self.etcd = Etcd(check_etcd(), self.state, plan, self._own)
         self._tasks.append(self.group.create_task(self.etcd.run(), name="etcd"))
-        self.store.found(Shifted(EtcdStore(self._gateway), self.note.base))
+        self.store.found(Shifted(self._new_store(), self.note.base))
 
     def lead(self) -> None:
         """Stand for leader from now on, and do what the leader does."""
         assert self._gateway is not None
         self.leadership = Leadership(
             self.store, GatewayLeases(self._gateway), self.clock, node=self.trust.node_id, name=self.trust.node,
-            timing=Timing(lease_s=2, period_s=0.5),
-            offsets=lambda: [int(offset * SECOND) for offset in self.mesh.peers.offsets.values()])
+            timing=TIMING, offsets=lambda: [int(offset * SECOND) for offset in self.mesh.peers.offsets.values()])
         self._tasks += [self.group.create_task(self.leadership.run(), name="leadership"),
                         self.group.create_task(self._keep_house(), name="members")]
         self.mesh.directory.listen(self._reach_all)
@@ -190,6 +190,10 @@ class Cluster:
         for gateway in (self._gateway, self._own, *self._others.values()):
             if gateway is not None:
                 await gateway.close()
+
+    def _new_store(self) -> EtcdStore:
+        assert self._gateway is not None
+        return EtcdStore(self._gateway, deadline_s=TIMING.patience_s)
 
     def _reach_all(self) -> None:
         """The store is asked at this node's own member first, then at the others'."""
@@ -221,7 +225,7 @@ class Cluster:
             try:
                 async with asyncio.timeout(BIRTH_S):
                     await self.etcd.ready()
-                moved = await self.store.move(old, EtcdStore(self._gateway), self._moved)
+                moved = await self.store.move(old, self._new_store(), self._moved)
             except BaseException as error:
                 running.cancel()
                 await asyncio.wait([running])
