@@ -2,4 +2,4 @@
 
 from tests.mutants.mutant import suite
 
-test_the_mutant_fits_and_its_test_exists, test_the_mutant_is_caught = suite("etcd")
+test_the_mutant_fits_and_its_test_exists, test_the_mutant_is_caught = suite("members")
