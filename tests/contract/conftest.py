@@ -18,9 +18,11 @@ def make_backend(request: pytest.FixtureRequest) -> MakeBackend:
 @pytest.fixture
 async def backend(make_backend: MakeBackend, tmp_path: Path) -> AsyncIterator[Backend]:
     made = make_backend(tmp_path)
-    await made.start()
-    yield made
-    await made.stop()
+    try:
+        await made.start()
+        yield made
+    finally:
+        await made.stop()
 
 
 @pytest.fixture

@@ -158,11 +158,11 @@ async def test_a_transaction_has_a_size_and_writes_a_key_once(store: Store) -> N
         await store.transact(compares, [])
     with pytest.raises(ValueError, match="once"):
         await store.transact([], [Put("a", b"1"), Delete("a")])
-    assert not (await store.list("")).records
+    assert not [r for r in (await store.list("")).records if r.key != MARK]
     assert (await store.transact(compares[1:], puts[1:])).succeeded
 
 
-async def test_a_hundred_concurrent_increments_lose_nothing(store: Store) -> None:
+async def test_concurrent_increments_lose_nothing(store: Store) -> None:
     await put(store, "n", b"0")
 
     async def increment() -> None:
@@ -173,10 +173,10 @@ async def test_a_hundred_concurrent_increments_lose_nothing(store: Store) -> Non
                                      [Put("n", b"%d" % (int(record.value) + 1))])).succeeded:
                 return
 
-    await asyncio.gather(*(increment() for _ in range(100)))
+    await asyncio.gather(*(increment() for _ in range(30)))
     record = await store.get("n")
     assert record is not None
-    assert record.value == b"100"
+    assert record.value == b"30"
 
 
 async def test_of_many_claims_one_wins(store: Store) -> None:
@@ -339,9 +339,11 @@ async def test_a_watch_from_before_the_history_is_told_so(backend: Backend) -> N
 
 async def test_a_watch_that_keeps_up_is_not_overtaken_by_the_end_of_history(backend: Backend) -> None:
     async with watching(backend.store, "quiet/", 0) as watch:
+        await put(backend.store, "quiet/first")
+        await take(watch, 1)
         waiting = asyncio.create_task(take(watch, 1))
         for _ in range(5):
-            await backend.store.get("a")  # by now the watch has found nothing and waits
+            await backend.store.get("a")  # by now the watch has found nothing more and waits
         await backend.forget()
         await backend.forget()
         revision = await put(backend.store, "quiet/a")
@@ -399,23 +401,24 @@ class Model:
 
 
 @given(transactions=TRANSACTIONS)
-@settings(max_examples=40, deadline=None, database=None)
+@settings(max_examples=25, deadline=None, database=None)
 def test_the_store_is_a_dictionary_with_revisions(make_backend: MakeBackend,
                                                   transactions: list[tuple[list[Compare], list[Operation]]]) -> None:
     async def run(folder: Path) -> None:
         backend = make_backend(folder)
         await backend.start()
         try:
-            model = Model()
+            model, began = Model(), (await backend.store.list("")).revision
             for compare, then in transactions:
                 outcome = await backend.store.transact(compare, then)
                 assert outcome.succeeded is all(model.holds(c) for c in compare)
                 if outcome.succeeded:
                     model.apply(then, outcome.revision)
-                assert (await backend.store.list("")).records == sorted(model.records.values(), key=lambda r: r.key)
+                assert [r for r in (await backend.store.list("")).records if r.key != MARK] == sorted(
+                    model.records.values(), key=lambda r: r.key)
             assert (await backend.store.list("a/")).records == sorted(
                 (r for r in model.records.values() if r.key.startswith("a/")), key=lambda r: r.key)
-            async with watching(backend.store, "", 0) as watch:
+            async with watching(backend.store, "", began) as watch:
                 assert await take(watch, len(model.batches)) == model.batches
         finally:
             await backend.stop()

@@ -131,9 +131,8 @@ class Compacted(Exception):
 class StoreUnavailable(OperatorError):
     """The store did not answer; whether a transaction happened is not known."""
 
-    def __init__(self, reason: str) -> None:
-        super().__init__("FL-STORE", f"the store did not answer: {reason}",
-                         "see that its disk has room and is in order, then try again")
+    def __init__(self, reason: str, remedy: str = "see that its disk has room and is in order, then try again") -> None:
+        super().__init__("FL-STORE", f"the store did not answer: {reason}", remedy)
 
 
 class Store(Protocol):
