@@ -62,6 +62,8 @@ from fairlead.transport.peer import Peer
 TIMING = Timing()
 BIRTH_S = 20.0
 """For a new member to come up."""
+SETTLE_S = 10.0
+"""etcd changes its members only while all that run have been connected for some seconds."""
 ASK_AGAIN_S = 0.25
 PATIENCE_S = 10.0
 """So long a step of coming in may fail silently; then the log says why."""
@@ -433,9 +435,18 @@ class Cluster:
     async def expel(self, node: Node) -> None:
         """Take the member of *node* out of the store. Raises Refused when the others would have no majority."""
         url = peer_url(node.internal_address)
-        for member in await self._members().list():
-            if url in member.peer_urls:
-                await self._members().remove(member.id)
+        end = self.clock.monotonic() + SETTLE_S
+        while True:
+            try:
+                for member in await self._members().list():
+                    if url in member.peer_urls:
+                        await self._members().remove(member.id)
+            except Refused as refusal:
+                if refusal.code != "FL-MEMBER-UNSETTLED" or self.clock.monotonic() > end:
+                    raise
+                await asyncio.sleep(ASK_AGAIN_S)
+            else:
+                return
 
     async def _keep_house(self) -> None:
         """While this Controller leads: members without a node go, the store is kept small."""
