@@ -62,6 +62,7 @@ from fairlead.transport.peer import Peer
 TIMING = Timing()
 BIRTH_S = 20.0
 """For a new member to come up."""
+STEP_DOWN_S = 10.0
 SETTLE_S = 10.0
 """etcd changes its members only while all that run have been connected for some seconds."""
 ASK_AGAIN_S = 0.25
@@ -431,6 +432,12 @@ class Cluster:
         self.note.save(self.state)
 
     # -- the leader's house -------------------------------------------------------------------------------------------
+
+    async def step_down(self) -> None:
+        """Let another Controller lead. Raises NotLeading, for whoever asked to ask that one."""
+        if self.leadership is not None:
+            await self.leadership.step_down(STEP_DOWN_S)
+        raise NotLeading(None)
 
     async def expel(self, node: Node) -> None:
         """Take the member of *node* out of the store. Raises Refused when the others would have no majority."""
