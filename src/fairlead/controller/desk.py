@@ -233,10 +233,10 @@ class Desk:
                     raise NotLeading(None)
                 return await there(self.cluster.leader)
             except StoreUnavailable:
-                if not self.cluster.clustered or self.clock.monotonic() > end:
+                if not self.cluster.clustered or self.clock.monotonic() >= end:
                     raise
             except Refused as error:
-                if error.code != "FL-NOT-LEADER" or self.clock.monotonic() > end:
+                if error.code != "FL-NOT-LEADER" or self.clock.monotonic() >= end:
                     raise
             await asyncio.sleep(AGAIN_S)
 
