@@ -278,6 +278,7 @@ async def test_long_records_are_listed_in_smaller_pages(alone: EtcdBackend, monk
     assert [len(r.value) for r in (await alone.store.list("l/")).records] == [5000] * 10
 
 
+@pytest.mark.whole
 async def test_a_watch_that_is_cut_again_and_again_tells_everything_once(alone: EtcdBackend) -> None:
     """More revisions than etcd puts into one answer, and more bytes than it puts into one piece."""
     long = [Put(f"w/long/{n}", b"x" * 400_000) for n in range(3)]  # five of these are a piece
@@ -294,6 +295,7 @@ async def test_a_watch_that_is_cut_again_and_again_tells_everything_once(alone: 
         assert revisions[-len(ends):] == ends
 
 
+@pytest.mark.whole
 async def test_a_quiet_watch_that_changes_members_is_not_overtaken_by_the_end_of_history(alone: EtcdBackend) -> None:
     """It has been told meanwhile how far there was nothing to tell."""
     async with store_on(Gateway([alone.member.endpoint])) as store, watching(store, "w/", 0) as watch:
@@ -445,6 +447,7 @@ async def test_a_watch_leaves_a_member_that_is_frozen(three: Sequence[Member]) -
             frozen.signal(signal.SIGCONT if n else signal.SIGSTOP)
 
 
+@pytest.mark.whole
 async def test_a_member_that_lost_the_others_neither_compares_from_memory_nor_keeps_a_watch(three: Sequence[Member]
                                                                                         ) -> None:
     left = await leader(three)
