@@ -3,9 +3,9 @@
     .venv/bin/python bench/failover.py [ROUNDS]
 
 Each round: a Controller that leads is SIGKILLed, daemon and store. Then how long it takes until the others see another
-leader, until a change of the store is accepted at another Controller (asked again at once when it is refused), and until a
-bundle (leader-only work) is exported there. The dead one is started again, and has come back when all see it up. Asked
-are the control sockets, without the start of a command.
+leader, until a change of the store is accepted at another Controller (asked again at once when it is refused), and
+until a bundle (leader-only work) is exported there. The dead one is started again, and has come back when all see it
+up. Asked are the control sockets, without the start of a command.
 """
 
 import signal

@@ -27,6 +27,7 @@ from fairlead.nodes.directory import Changes, Directory, snapshot_of
 from fairlead.nodes.node import Endpoint, Node
 from fairlead.nodes.records import KeyEntry
 from fairlead.nodes.service import STORE_PEERS_PORT, STORE_PORT
+from fairlead.transport.channel import Channel
 from fairlead.transport.dialler import dial
 from fairlead.transport.options import Keepalive
 from fairlead.transport.peer import Peer
@@ -51,6 +52,7 @@ class Mesh:
         self._settings = settings
         self._trust = trust
         self._user_key = user_key
+        self._answer = answer
         self._refused = refused
         self._removed = removed
         self._keeps_copy = clustered
@@ -64,7 +66,7 @@ class Mesh:
         self.supervisor = Supervisor(self._dial, self.peers.talk, _opened, self._failed)
         self.sessions = Sessions(
             self.directory, clock, me=trust.node_id, generation="", first_epoch=0, commit=commit, cloned=cloned,
-            converse=lambda peer, channel: converse(answer, clock, peer, channel))
+            converse=self._converse)
         self.listeners = Listeners(self)
 
     def remember(self, host_key: PublicKey, user_key: PublicKey) -> None:
@@ -172,6 +174,11 @@ class Mesh:
                     standing="active", fingerprint=key.fingerprint)
         return await dial(address, controller.ssh_port, peer=peer, key=self._user_key, host_keys=[key],
                           keepalive=Keepalive(self._settings.keepalive_s), clock=self._clock)
+
+    async def _converse(self, peer: Peer, channel: Channel) -> None:
+        """Another Controller has come and asks: if we do not reach it, now is the time to try."""
+        self.supervisor.nudge(peer.node)
+        await converse(self._answer, self._clock, peer, channel)
 
     async def _failed(self, controller: PlanController, error: FairleadError) -> None:  # noqa: ARG002 - Supervisor
         if error.code == "FL-SSH-REFUSED":
