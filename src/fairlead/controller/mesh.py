@@ -12,15 +12,16 @@ import structlog
 
 from fairlead.base import files
 from fairlead.base.clock import Clock
-from fairlead.base.errors import FairleadError, Refused
+from fairlead.base.errors import FairleadError
 from fairlead.cluster.peers import Answer, Peers, converse
 from fairlead.controller.initialise import COPY
 from fairlead.controller.settings import ControllerSettings
 from fairlead.enrol.trust import Trust
 from fairlead.fleet.sessions import Commit, Sessions
-from fairlead.keys.ssh import KeyRefused, PrivateKey, PublicKey
+from fairlead.keys.ssh import PrivateKey, PublicKey
 from fairlead.link.messages import Plan, PlanController
 from fairlead.mesh import plan as plans
+from fairlead.mesh.dialling import dialling
 from fairlead.mesh.listeners import Listeners
 from fairlead.mesh.supervisor import Supervisor
 from fairlead.nodes.directory import Changes, Directory, snapshot_of
@@ -28,8 +29,6 @@ from fairlead.nodes.node import Endpoint, Node
 from fairlead.nodes.records import KeyEntry
 from fairlead.nodes.service import STORE_PEERS_PORT, STORE_PORT
 from fairlead.transport.channel import Channel
-from fairlead.transport.dialler import dial
-from fairlead.transport.options import Keepalive
 from fairlead.transport.peer import Peer
 from fairlead.transport.tunnel import Tunnel
 
@@ -51,7 +50,6 @@ class Mesh:
         self._clock = clock
         self._settings = settings
         self._trust = trust
-        self._user_key = user_key
         self._answer = answer
         self._refused = refused
         self._removed = removed
@@ -63,7 +61,8 @@ class Mesh:
         self.directory = Directory(store, clustered=clustered)
         self.directory.listen(self._changed.set)
         self.peers = Peers(clock)
-        self.supervisor = Supervisor(self._dial, self.peers.talk, _opened, self._failed)
+        self.supervisor = Supervisor(dialling(trust.user, user_key, settings.keepalive_s, clock), self.peers.talk,
+                                     _opened, self._failed)
         self.sessions = Sessions(
             self.directory, clock, me=trust.node_id, generation="", first_epoch=0, commit=commit, cloned=cloned,
             converse=self._converse)
@@ -164,16 +163,6 @@ class Mesh:
                 files.write_private(file, copy)
         except (FairleadError, OSError) as error:  # a full disk: what runs goes on
             log.error("directory.unsaved", reason=str(error))
-
-    async def _dial(self, controller: PlanController, address: str) -> Tunnel:
-        try:
-            key = PublicKey.from_line(controller.host_key)
-        except KeyRefused as error:
-            raise Refused("FL-STATE-DAMAGED", f"the host key of {controller.name}: {error}") from error
-        peer = Peer(node_id=controller.node_id, node=controller.name, role="controller", user=self._trust.user,
-                    standing="active", fingerprint=key.fingerprint)
-        return await dial(address, controller.ssh_port, peer=peer, key=self._user_key, host_keys=[key],
-                          keepalive=Keepalive(self._settings.keepalive_s), clock=self._clock)
 
     async def _converse(self, peer: Peer, channel: Channel) -> None:
         """Another Controller has come and asks: if we do not reach it, now is the time to try."""
