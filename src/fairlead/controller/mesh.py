@@ -34,6 +34,9 @@ from fairlead.transport.tunnel import Tunnel
 
 HOSTS = "hosts"
 
+STALE_S = 60.0
+"""A Controller of a cluster that has not heard of the store for so long lets no engine in; those that are in stay."""
+
 log = structlog.get_logger("fairlead.controller")
 
 
@@ -65,7 +68,7 @@ class Mesh:
                                      _opened, self._failed)
         self.sessions = Sessions(
             self.directory, clock, me=trust.node_id, generation="", first_epoch=0, commit=commit, cloned=cloned,
-            converse=self._converse)
+            converse=self._converse, stale=self._is_stale)
         self.listeners = Listeners(self)
 
     def remember(self, host_key: PublicKey, user_key: PublicKey) -> None:
@@ -91,6 +94,9 @@ class Mesh:
         self._keeps_copy = True
         self.directory.cluster()
         self._changed.set()
+
+    def _is_stale(self) -> bool:
+        return self._keeps_copy and asyncio.get_running_loop().time() - self.directory.heard > STALE_S
 
     @property
     def me(self) -> Node:
