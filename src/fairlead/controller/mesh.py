@@ -12,7 +12,7 @@ import structlog
 
 from fairlead.base import files
 from fairlead.base.clock import Clock
-from fairlead.base.errors import FairleadError
+from fairlead.base.errors import FairleadError, Refused
 from fairlead.cluster.peers import Answer, Peers, converse
 from fairlead.controller.initialise import COPY
 from fairlead.controller.settings import ControllerSettings
@@ -100,8 +100,11 @@ class Mesh:
 
     @property
     def me(self) -> Node:
-        """This Controller."""
-        return self.directory.nodes[self._trust.node_id]
+        """This Controller. Raises Refused FL-NODE-REMOVED when it is none any more."""
+        me = self.directory.nodes.get(self._trust.node_id)
+        if me is None:
+            raise Refused("FL-NODE-REMOVED", f"{self._trust.node} is no longer in the cluster")
+        return me
 
     def plan(self) -> Plan:
         """This Controller's own plan."""
@@ -133,7 +136,7 @@ class Mesh:
             await self._changed.wait()
             self._changed.clear()
             self._keep_copy()
-            if self._trust.node_id not in self.directory.nodes:
+            if self._trust.node_id not in self.directory.nodes:  # or nothing has been read yet
                 if self._loaded:
                     self._removed()
                 continue
