@@ -15,6 +15,7 @@ from typing import Any
 import structlog
 
 from fairlead.api import audit as audit_api
+from fairlead.api import backup as backup_api
 from fairlead.api import cluster as cluster_api
 from fairlead.api import enrolment as enrolment_api
 from fairlead.api import mesh as mesh_api
@@ -32,6 +33,7 @@ from fairlead.cluster import note as notes
 from fairlead.cluster.move import MovableStore
 from fairlead.cluster.note import Note
 from fairlead.controller import secrets
+from fairlead.controller.backup import Backups
 from fairlead.controller.cluster import Cluster
 from fairlead.controller.desk import Desk
 from fairlead.controller.initialise import MIN_VERSION, STORE
@@ -118,6 +120,8 @@ async def run(state: Path, version: str, clock: Clock) -> None:
     if trust.removed:
         raise OperatorError("FL-NODE-REMOVED", f"{trust.node} was removed from the cluster",
                             "`fairlead controller destroy`, then join again with a new bundle")
+    if note is not None and note.stage == "recovering":
+        raise OperatorError("FL-CLUSTER-RECOVER", "`fairlead cluster recover` was stopped halfway here", "repeat it")
     keys = load_key(state, HOST_KEY), load_key(state, USER_KEY)
     check_asyncssh()
     doors = Doors.bind(state, settings)
@@ -191,8 +195,9 @@ class _Controller:
                 system_api.routes(operations, self.version), system_api.stopping(self.stop.set),
                 enrolment_api.routes(desk, operations), nodes_api.reading(operations),
                 nodes_api.writing(operations, operations), services_api.reading(operations),
-                services_api.writing(operations), mesh_api.routes(operations), cluster_api.routes(operations),
-                audit_api.routes(operations),
+                services_api.writing(operations), mesh_api.routes(operations),
+                cluster_api.routes(operations, operations), audit_api.routes(operations),
+                backup_api.routes(Backups(store, audit, cluster, trust, self.host_key, self.user_key)),
             ], version=self.version, public=system_api.PUBLIC)
 
             tasks: list[asyncio.Task[None]] = []
