@@ -1,4 +1,4 @@
-"""What keeps strangers out of etcd, and etcd alive and never left behind, taken away."""
+"""What keeps a transaction on etcd to one time, and a watch whole, taken away."""
 
 from tests.mutants.mutant import suite
 

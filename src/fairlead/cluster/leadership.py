@@ -117,6 +117,7 @@ class Leadership:
         self._offsets = offsets
         self._draw = random.SystemRandom()
         self._tenure: Tenure | None = None
+        self._barred_until = float("-inf")
         self._still = Stillness(self._timing)
         self._seen: Leader | None = None
         self._seen_at = -1
@@ -161,6 +162,14 @@ class Leadership:
         while not self.leading:
             self._led.clear()
             await self._led.wait()
+
+    async def step_down(self, seconds: float) -> None:
+        """End the term, and do not stand for so long: another Controller is to lead."""
+        self._barred_until = self._clock.monotonic() + seconds
+        if self._tenure is not None:
+            self._tenure.end()
+            await self._part("steps down")
+            self._stir.set()
 
     async def run(self) -> None:
         """Stand, lead, and stand again until cancelled; then resign."""
@@ -260,7 +269,7 @@ class Leadership:
         if self._seen is not None and self._seen.node == self._node:  # a term that was ours, before a restart
             await self._leases.revoke(self._seen.lease)
             await self._look()
-        if self._seen is not None:
+        if self._seen is not None or self._clock.monotonic() < self._barred_until:
             return None
         if not fit(self._offsets()):
             if not self.clock_off:

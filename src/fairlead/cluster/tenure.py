@@ -3,7 +3,7 @@
 Rules, and the fault each stops:
 
 1. The leader writes `MARK`, then renews its lease, then rests; it renews on no mark that is older than a period. So
-   while the leader key stands, the mark is at most lease and period old (`MARGIN`): a transaction that compares
+   while the leader key stands, the mark is at most lease and period old (within `MARGIN`): a transaction that compares
    ``mark < deadline - MARGIN`` takes effect before the deadline, however long its request was under way.
 2. It believes that it leads until its last renewed mark was *read off* plus the lease, by monotonic time: never from
    an answer, which may have been under way for long, nor from the renewal itself, which a store that has lost its
@@ -31,8 +31,8 @@ LEADER = "cluster/leader"
 """Who leads; under the leader's lease. Its revision of creation is what the term's transactions are fenced with."""
 TERM = "cluster/term"
 """The number of the last term, in decimal digits."""
-MARGIN = 4 * SECOND
-"""How much earlier than its deadline a transaction must be: lease and period of the leader together."""
+MARGIN = 7 * SECOND
+"""How much earlier than its deadline a transaction must be: the leader's lease, and for how long one is repeated."""
 MOST_OFFSET = 30 * SECOND
 """How far the clock of one that stands for leader may be off the median of the Controllers."""
 NOTICED_STEP = SECOND

@@ -59,8 +59,12 @@ from fairlead.store.protocol import Compare, StoreUnavailable
 from fairlead.store.sqlite import SQLiteStore
 from fairlead.transport.peer import Peer
 
+TIMING = Timing()
 BIRTH_S = 20.0
 """For a new member to come up."""
+STEP_DOWN_S = 10.0
+SETTLE_S = 10.0
+"""etcd changes its members only while all that run have been connected for some seconds."""
 ASK_AGAIN_S = 0.25
 PATIENCE_S = 10.0
 """So long a step of coming in may fail silently; then the log says why."""
@@ -168,15 +172,14 @@ class Cluster:
                     existing=len(self.note.members) > 1)
         self.etcd = Etcd(check_etcd(), self.state, plan, self._own)
         self._tasks.append(self.group.create_task(self.etcd.run(), name="etcd"))
-        self.store.found(Shifted(EtcdStore(self._gateway), self.note.base))
+        self.store.found(Shifted(self._new_store(), self.note.base))
 
     def lead(self) -> None:
         """Stand for leader from now on, and do what the leader does."""
         assert self._gateway is not None
         self.leadership = Leadership(
             self.store, GatewayLeases(self._gateway), self.clock, node=self.trust.node_id, name=self.trust.node,
-            timing=Timing(lease_s=2, period_s=0.5),
-            offsets=lambda: [int(offset * SECOND) for offset in self.mesh.peers.offsets.values()])
+            timing=TIMING, offsets=lambda: [int(offset * SECOND) for offset in self.mesh.peers.offsets.values()])
         self._tasks += [self.group.create_task(self.leadership.run(), name="leadership"),
                         self.group.create_task(self._keep_house(), name="members")]
         self.mesh.directory.listen(self._reach_all)
@@ -190,6 +193,10 @@ class Cluster:
         for gateway in (self._gateway, self._own, *self._others.values()):
             if gateway is not None:
                 await gateway.close()
+
+    def _new_store(self) -> EtcdStore:
+        assert self._gateway is not None
+        return EtcdStore(self._gateway, deadline_s=TIMING.patience_s)
 
     def _reach_all(self) -> None:
         """The store is asked at this node's own member first, then at the others'."""
@@ -221,7 +228,7 @@ class Cluster:
             try:
                 async with asyncio.timeout(BIRTH_S):
                     await self.etcd.ready()
-                moved = await self.store.move(old, EtcdStore(self._gateway), self._moved)
+                moved = await self.store.move(old, self._new_store(), self._moved)
             except BaseException as error:
                 running.cancel()
                 await asyncio.wait([running])
@@ -435,12 +442,27 @@ class Cluster:
 
     # -- the leader's house -------------------------------------------------------------------------------------------
 
+    async def step_down(self) -> None:
+        """Let another Controller lead. Raises NotLeading, for whoever asked to ask that one."""
+        if self.leadership is not None:
+            await self.leadership.step_down(STEP_DOWN_S)
+        raise NotLeading(None)
+
     async def expel(self, node: Node) -> None:
         """Take the member of *node* out of the store. Raises Refused when the others would have no majority."""
         url = peer_url(node.internal_address)
-        for member in await self._members().list():
-            if url in member.peer_urls:
-                await self._members().remove(member.id)
+        end = self.clock.monotonic() + SETTLE_S
+        while True:
+            try:
+                for member in await self._members().list():
+                    if url in member.peer_urls:
+                        await self._members().remove(member.id)
+            except Refused as refusal:
+                if refusal.code != "FL-MEMBER-UNSETTLED" or self.clock.monotonic() > end:
+                    raise
+                await asyncio.sleep(ASK_AGAIN_S)
+            else:
+                return
 
     async def _keep_house(self) -> None:
         """While this Controller leads: members without a node go, the store is kept small."""

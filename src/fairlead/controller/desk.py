@@ -129,6 +129,8 @@ class Desk:
                     raise Refused("FL-NODE-CONTROLLER", f"{name} is the only Controller",
                                   "`fairlead controller destroy` on that machine ends the cluster")
                 self.cluster.fence()
+                if node.id == self.cluster.trust.node_id:
+                    await self.cluster.step_down()  # who is cut off by what it does could not answer
                 await self.cluster.expel(node)
                 return await self.registry.remove(name, by, event, voters=True)
             return await self.registry.remove(name, by, event)
@@ -231,10 +233,10 @@ class Desk:
                     raise NotLeading(None)
                 return await there(self.cluster.leader)
             except StoreUnavailable:
-                if not self.cluster.clustered or self.clock.monotonic() > end:
+                if not self.cluster.clustered or self.clock.monotonic() >= end:
                     raise
             except Refused as error:
-                if error.code != "FL-NOT-LEADER" or self.clock.monotonic() > end:
+                if error.code != "FL-NOT-LEADER" or self.clock.monotonic() >= end:
                     raise
             await asyncio.sleep(AGAIN_S)
 

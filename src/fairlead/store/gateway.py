@@ -6,8 +6,8 @@ Rules, and the fault that each stops:
   Everything else that is no success, and no answer at all, is `GatewayUnavailable`: whether the request happened is
   not known. A caller that took a lost answer for a no would do things twice.
 - Nothing is tried a second time here. Who calls knows what may be repeated.
-- An endpoint that failed is left for the next one, by the first of many requests that fail there and not by each; it
-  is asked again after a while, for the first endpoint is the nearest.
+- An endpoint that failed is left for the next one, by the first of many requests that fail there; those that fail
+  later change nothing. After a while the first endpoint is asked again: it is the nearest.
 - Requests about keys, leases and watches say that they need a leader: a member that has lost its own says so at once,
   and ends its watches, where it would otherwise be silent.
 - A whole answer has a time and a size; a stream has a longest silence and a longest line. A member that is frozen, or

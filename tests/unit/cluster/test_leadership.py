@@ -259,6 +259,21 @@ async def test_who_resigns_hands_over_at_once(cluster: Cluster) -> None:
     assert not (await cluster.store.transact(fence, [Put("work", b"")])).succeeded
 
 
+async def test_who_steps_down_leaves_it_to_another(cluster: Cluster) -> None:
+    """The others may be slow to stand: who has stepped down does not for so long."""
+    one = cluster.candidate("one")
+    await one.leads()
+    await one.leadership.step_down(2.0)
+    assert not one.leadership.leading
+    began, left = time.monotonic(), one.leadership.term
+    other = cluster.candidate("other")
+    await other.leads()
+    assert time.monotonic() - began < 2.0
+    assert other.leadership.term == left + 1
+    await other.stop()
+    await one.leads()
+
+
 async def test_a_killed_leader_is_followed_when_its_lease_ends(cluster: Cluster) -> None:
     child = await cluster.child("a")
     assert await child.says() == "leads 1"

@@ -75,6 +75,7 @@ def test_somebody_elses_key_is_not_certified() -> None:
 
 HARM: list[Callable[[bytes], bytes]] = [
     lambda _: b"", lambda pem: pem * 2, lambda pem: b"\n" + pem, lambda pem: pem + b"x", lambda pem: pem[:-20],
+    lambda pem: pem[:70] + b"\n" + pem[70:],
     lambda pem: pem.replace(b"CERTIFICATE REQUEST", b"CERTIFICATE"), lambda pem: pem.replace(b"\n", b"\r\n"),
     lambda pem: pem.replace(b"-----\nM", b"-----\nA"),
     lambda pem: pem.replace(b"-----\n", b"-----\n" + b"\n" * MOST_BYTES)]

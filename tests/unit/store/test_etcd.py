@@ -19,6 +19,7 @@ from fairlead.store.protocol import (
     MARK,
     Absent,
     Compare,
+    Delete,
     Event,
     Exists,
     Operation,
@@ -139,7 +140,7 @@ async def test_a_transaction_happens_once_whatever_gets_lost(alone: EtcdBackend,
             assert [e.revision for (e,) in await take(watch, 1)] == [outcome.revision]
 
 
-@pytest.mark.parametrize("fates", [["swallow"], ["drop"], ["late", "drop"]], ids=" ".join)
+@pytest.mark.parametrize("fates", [["swallow"], ["drop"], ["late"], ["late", "drop"]], ids=" ".join)
 async def test_a_compare_decides_once_whatever_gets_lost(alone: EtcdBackend, fates: list[str]) -> None:
     async with in_between(alone.member) as (between, store):
         between.fates = [*fates]
@@ -148,6 +149,10 @@ async def test_a_compare_decides_once_whatever_gets_lost(alone: EtcdBackend, fat
         assert not (await store.transact([Absent("claim")], [Put("claim", b"theirs")])).succeeded
         between.fates = [*fates]
         assert not (await store.transact([], [Put("claim", b"theirs", OURS - 1)])).succeeded  # no such lease
+        await alone.store.transact([], [Delete("claim")])
+        for request in between.late:  # what would hold by now was answered with no
+            await between.pass_on(request)
+        assert await store.get("claim") is None
 
 
 async def test_it_is_not_called_done_or_undone_when_what_would_tell_is_gone(alone: EtcdBackend) -> None:
@@ -177,7 +182,7 @@ async def gateway_to(*members: Member) -> AsyncIterator[Gateway]:
 
 
 async def test_nobody_waits_longer_than_the_deadline(alone: EtcdBackend) -> None:
-    async with store_on(Gateway([alone.member.endpoint], timeout_s=0.1), deadline_s=0.5) as store:
+    async with store_on(Gateway([alone.member.endpoint], timeout_s=0.3), deadline_s=1) as store:
         await store.transact([], [Put("k", b"1")])
         alone.member.signal(signal.SIGSTOP)
         asked = (store.transact([], [Put("k", b"2")]), store.transact([Exists("k")], []), store.get("k"),
@@ -222,30 +227,30 @@ async def test_sweeping_ends_no_lease_of_somebody_who_uses_etcds_time(alone: Etc
 
 
 class Meddled(Gateway):
-    """A gateway that is interfered with, at most *times* times."""
+    """A gateway that is interfered with."""
 
-    times = 1
+    times = 0
+    forgets = False
 
     async def stream(self, path: str, body: Mapping[str, Any], *,
                      quiet_s: float | None = None) -> AsyncGenerator[dict[str, Any], None]:
-        """Each connection ends after the first answer that holds anything."""
+        """Each connection ends after the first answer that holds anything; every other one before it."""
+        self.times += 1
         async for answer in super().stream(path, body, quiet_s=quiet_s):
             yield answer
-            if "events" in answer and not answer.get("fragment"):
+            if self.times % 2 or ("events" in answer and not answer.get("fragment")):
                 raise GatewayUnavailable("cut")
 
     async def call(self, path: str, body: Mapping[str, Any], *, timeout_s: float | None = None) -> dict[str, Any]:
         """After a first page somebody writes, and the history is forgotten."""
         answer = await super().call(path, body, timeout_s=timeout_s)
-        if answer.get("more") and self.times:
-            self.times -= 1
+        if answer.get("more") and not self.times:
+            self.times = 1
             for key in (b"d/l/00", b"d/l/99"):
                 put = await super().call("kv/put", {"key": encoded(key), "value": encoded(b"new")})
             if self.forgets:
                 await super().call("kv/compaction", {"revision": put["header"]["revision"]})
         return answer
-
-    forgets = False
 
 
 @pytest.mark.parametrize("forgets", [False, True])
@@ -273,6 +278,7 @@ async def test_long_records_are_listed_in_smaller_pages(alone: EtcdBackend, monk
     assert [len(r.value) for r in (await alone.store.list("l/")).records] == [5000] * 10
 
 
+@pytest.mark.whole
 async def test_a_watch_that_is_cut_again_and_again_tells_everything_once(alone: EtcdBackend) -> None:
     """More revisions than etcd puts into one answer, and more bytes than it puts into one piece."""
     long = [Put(f"w/long/{n}", b"x" * 400_000) for n in range(3)]  # five of these are a piece
@@ -289,6 +295,7 @@ async def test_a_watch_that_is_cut_again_and_again_tells_everything_once(alone: 
         assert revisions[-len(ends):] == ends
 
 
+@pytest.mark.whole
 async def test_a_quiet_watch_that_changes_members_is_not_overtaken_by_the_end_of_history(alone: EtcdBackend) -> None:
     """It has been told meanwhile how far there was nothing to tell."""
     async with store_on(Gateway([alone.member.endpoint])) as store, watching(store, "w/", 0) as watch:
@@ -428,6 +435,19 @@ async def test_nothing_is_lost_or_doubled_when_members_die_or_freeze(three: Sequ
         assert values == list(range(1, len(values) + 1))
 
 
+async def test_a_watch_leaves_a_member_that_is_frozen(three: Sequence[Member]) -> None:
+    leads = await leader(three)
+    frozen = next(member for member in three if member is not leads)
+    async with (store_on(Gateway([frozen.endpoint, leads.endpoint], timeout_s=0.5)) as store, gateway_to(leads) as made,
+                watching(store, "w/", 0) as watch):
+        for n in range(3):
+            told = asyncio.ensure_future(take(watch, 1))
+            await made.call("kv/put", {"key": encoded(b"d/w/a"), "value": encoded(b"%d" % n)})
+            assert [e.value for (e,) in await asyncio.wait_for(told, DEADLINE)] == [b"%d" % n]
+            frozen.signal(signal.SIGCONT if n else signal.SIGSTOP)
+
+
+@pytest.mark.whole
 async def test_a_member_that_lost_the_others_neither_compares_from_memory_nor_keeps_a_watch(three: Sequence[Member]
                                                                                         ) -> None:
     left = await leader(three)

@@ -1,5 +1,0 @@
-"""What keeps a transaction on etcd to one time, and a watch whole, taken away."""
-
-from tests.mutants.mutant import suite
-
-test_the_mutant_fits_and_its_test_exists, test_the_mutant_is_caught = suite("answers")
