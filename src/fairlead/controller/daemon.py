@@ -43,6 +43,7 @@ from fairlead.controller.settings import ControllerSettings
 from fairlead.enrol import signed
 from fairlead.enrol.anchor import Anchor, AnchorController
 from fairlead.enrol.exchange import VERSION as JOIN_VERSION
+from fairlead.enrol.exchange import CoreController
 from fairlead.enrol.redeem import GENERATION, Enrolment, Office
 from fairlead.enrol.trust import HOST_KEY, USER_KEY, Trust, load_key
 from fairlead.enrol.trust import load as load_trust
@@ -50,6 +51,7 @@ from fairlead.fleet import commit
 from fairlead.keys.replay import ReplayCache
 from fairlead.keys.ssh import PrivateKey, PublicKey
 from fairlead.keys.wire import from_b64
+from fairlead.link.messages import PlanController
 from fairlead.nodes.directory import Directory
 from fairlead.nodes.node import Node
 from fairlead.nodes.registry import Registry
@@ -304,13 +306,18 @@ class _Controller:
         self.problems.pop("store", None)
         log.info("controller.open", portal_port=self.settings.portal_port)
 
-    async def _refused(self) -> None:
-        """Another Controller lets us in no longer: ask the portals why."""
+    async def _refused(self, controller: PlanController) -> None:
+        """Another Controller lets us in no longer: ask its portal why."""
         if self.clock.monotonic() - self._asked < ASK_AGAIN_S:
             return
         self._asked = self.clock.monotonic()
         try:
-            await signed.reread(self.trust, self.user_key, self.clock.now())
+            await signed.reread(self.trust.but(controllers=[
+                CoreController(
+                    name=controller.name, address=address, portal_port=controller.portal_port,
+                    ssh_port=controller.ssh_port, internal_address=controller.internal_address,
+                    host_key=controller.host_key, user_key=controller.user_key, node_id=controller.node_id).model_dump()
+                for address in controller.addresses]), self.user_key, self.clock.now())
         except signed.Answer as answer:
             if answer.code == "FL-NODE-REMOVED":
                 self._removed()

@@ -42,7 +42,8 @@ class Mesh:
 
     def __init__(self, *, state: Path, clock: Clock, settings: ControllerSettings, trust: Trust, user_key: PrivateKey,
                  store: Changes, clustered: bool, commit: Commit, cloned: Callable[[Node], Awaitable[None]],
-                 answer: Answer, refused: Callable[[], Awaitable[None]], removed: Callable[[], None]) -> None:
+                 answer: Answer, refused: Callable[[PlanController], Awaitable[None]],
+                 removed: Callable[[], None]) -> None:
         """*answer*: what other Controllers ask for. *refused*: another Controller no longer lets us in. *removed*: this
         one is not in the directory any more.
         """
@@ -173,9 +174,9 @@ class Mesh:
         return await dial(address, controller.ssh_port, peer=peer, key=self._user_key, host_keys=[key],
                           keepalive=Keepalive(self._settings.keepalive_s), clock=self._clock)
 
-    async def _failed(self, controller: PlanController, error: FairleadError) -> None:  # noqa: ARG002 - Supervisor
+    async def _failed(self, controller: PlanController, error: FairleadError) -> None:
         if error.code == "FL-SSH-REFUSED":
-            await self._refused()
+            await self._refused(controller)
 
 
 async def _opened(controller: PlanController, tunnel: Tunnel) -> None:
