@@ -15,13 +15,13 @@ Rules, and what each stops:
 
 import asyncio
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from fairlead.audit.log import AuditLog
 from fairlead.audit.record import Entry
-from fairlead.base import files
+from fairlead.base import files, strict
 from fairlead.base.clock import Clock, rfc3339
 from fairlead.base.errors import OperatorError
 from fairlead.cluster import note as notes
@@ -57,17 +57,13 @@ class Survivor:
     trust: Trust
     note: Note
     settings: ControllerSettings
+    others: Sequence[str]
+    """Names of the Controllers that it had seen last."""
 
     @property
     def me(self) -> str:
         """Its name."""
         return self.trust.node
-
-    @property
-    def others(self) -> list[str]:
-        """The Controllers that it knows by name, without those that came later and are in the store only."""
-        return sorted({c.name for c in self.trust.controllers if c.node_id != self.trust.node_id}
-                      | (self.note.members.keys() - {self.me}))
 
 
 def examine(state: Path) -> Survivor:
@@ -85,7 +81,16 @@ def examine(state: Path) -> Survivor:
     if not (folder(state) / "data" / "member").is_dir():
         raise OperatorError("FL-STATE-DAMAGED", f"there is no data of the store in {folder(state)}",
                             "recover on another Controller, or restore a backup")
-    return Survivor(trust, note, settings)
+    return Survivor(trust, note, settings, sorted(set(_seen(state)) - {trust.node}))
+
+
+def _seen(state: Path) -> Sequence[str]:
+    """Names of the Controllers in the copy of the directory, if there is one."""
+    try:
+        copy = strict.loads(files.read_private(state / COPY))
+        return [node_from(value.encode()).name for key, value in copy.items() if key.startswith(NODES)]
+    except (FileNotFoundError, ValueError, AttributeError):
+        return []
 
 
 async def recover(state: Path, survivor: Survivor, removed: Collection[str], clock: Clock, progress: Progress, *,
