@@ -135,6 +135,8 @@ class Daemon:
     view: str
     ports: dict[str, int] = field(default_factory=dict)
     """A Controller's: api, portal, ssh."""
+    before: Sequence[str] = ()
+    """Commands that run the daemon, and what is asked of it, such as those of another network namespace."""
     process: "subprocess.Popen[bytes] | None" = None
     log: str = ""
     _pump: threading.Thread | None = None
@@ -142,7 +144,7 @@ class Daemon:
     def start(self, *, ready: bool = True) -> Self:
         """Run the daemon, and wait until it answers on its control socket."""
         self.process = process = subprocess.Popen(
-            ["setpriv", "--pdeathsig", "KILL", *COMMAND, self.role, "run", "--state", str(self.state)],
+            [*self.before, "setpriv", "--pdeathsig", "KILL", *COMMAND, self.role, "run", "--state", str(self.state)],
             env=surroundings(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         self._pump = threading.Thread(target=self._read, args=(process,), daemon=True)
         self._pump.start()
@@ -204,7 +206,7 @@ class Daemon:
 
     def cli(self, *arguments: object, given: str | None = None) -> Result:
         """A command about this node."""
-        return fairlead(*arguments, state=self.state, given=given)
+        return fairlead(*arguments, state=self.state, given=given, before=self.before)
 
     def see(self, internal: str) -> str:
         """Where this node finds an internal address."""

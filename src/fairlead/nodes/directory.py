@@ -101,7 +101,7 @@ class Directory:
         """The picture of a `snapshot`, until `load`. Raises OperatorError FL-STATE-DAMAGED."""
         self._clear()
         try:
-            for key, value in dict(strict.loads(data)).items():
+            for key, value in strict.loads(data).items():
                 self._apply(Event(key, value.encode(), 0))
         except (ValueError, TypeError, AttributeError):
             raise OperatorError("FL-STATE-DAMAGED", "the copy of the directory is damaged",

@@ -17,12 +17,12 @@ from fairlead.link.messages import SUBSYSTEM, Acknowledge, Heartbeat, Hello, fro
 from fairlead.nodes.directory import Directory
 from fairlead.nodes.node import Node, State
 from fairlead.nodes.records import KeyEntry
-from fairlead.nodes.service import Service
+from fairlead.nodes.service import STORE_SERVICES, Service
 from fairlead.store.protocol import Event, Listing
 from fairlead.transport.channel import Channel
 from fairlead.transport.peer import Peer, Target
 from fairlead.transport.tunnel import Tunnel
-from tests.unit.nodes.test_policy import CTL_1, SE_1, SE_2, service
+from tests.unit.nodes.test_policy import CTL_1, CTL_2, SE_1, SE_2, service
 from tests.world import START, ManualClock, refusal
 
 HOST, USER, OTHER = PrivateKey.from_seed(b"h" * 32), PrivateKey.from_seed(b"u" * 32), PrivateKey.from_seed(b"o" * 32)
@@ -99,7 +99,7 @@ class House:
         self.directory.nodes = {n.id: n for n in (CTL_1, SE_1, SE_2)}
         self.key(SE_1, USER, "user")
         self.sessions = Sessions(self.directory, self.clock, me=CTL_1.id, generation="g", first_epoch=100,
-                                 commit=self._commit, cloned=self._cloned)
+                                 commit=self._commit, cloned=self._cloned, converse=self._commit)
 
     async def _commit(self, peer: Peer, channel: Channel) -> None:
         self.committed.append(peer)
@@ -204,6 +204,59 @@ def test_a_pending_key_logs_in_until_commit_by() -> None:
     assert house.sessions.admit("aviseuser", USER.public, "x") is not None
     house.clock.instant = COMMIT_BY
     assert house.sessions.admit("aviseuser", USER.public, "x") is None
+
+
+CTL_KEY = PrivateKey.from_seed(b"\x77" * 32)
+LEARNING = replace(CTL_2, state="joining", joined_at=START)
+
+
+@pytest.mark.parametrize(("node", "standing", "talks"), [
+    (CTL_2, "active", True), (LEARNING, "active", True), (replace(LEARNING, joined_at=0), "pending", False),
+    (replace(CTL_2, state="frozen"), None, False),
+])
+def test_a_controller_is_admitted_to_what_it_may(node: Node, standing: str | None, talks: bool) -> None:
+    """One that has committed its join takes part in the store and asks its questions; policy grants it nothing else."""
+    house = House()
+    house.directory.nodes[node.id] = node
+    house.key(node, CTL_KEY, "user")
+    house.offer(*STORE_SERVICES, service("db", "ctl-1", 5432, "controllers"))
+    peer = house.sessions.admit("avictlruser", CTL_KEY.public, "192.0.2.8")
+    assert (peer.standing if peer else None) == standing
+    if peer is None:
+        return
+    tunnel = house.tunnel(CTL_KEY, "avictlruser")
+    assert (house.handler(tunnel, "fairlead-controller") is not None) is talks
+    assert house.handler(tunnel, SUBSYSTEM) is None
+    store = house.target(tunnel, CTL_1.internal_address, 2380)
+    assert (store is not None) is talks
+    if store is not None:
+        assert (store.host, store.port) == (CTL_1.internal_address, 2380)
+    assert (house.target(tunnel, CTL_1.internal_address, 5432) is not None) is (node.state == "up")
+
+
+def test_no_engine_asks_what_controllers_ask() -> None:
+    house = House()
+    house.offer(*STORE_SERVICES)
+    tunnel = house.tunnel()
+    assert house.handler(tunnel, "fairlead-controller") is None
+    assert house.target(tunnel, CTL_1.internal_address, 2379) is None
+    assert house.target(tunnel, CTL_1.internal_address, 2380) is None
+
+
+def test_before_the_store_is_there_only_controllers_come_in() -> None:
+    house = House()
+    house.sessions = Sessions(house.directory, house.clock, me=CTL_1.id, generation="", first_epoch=0,
+                              commit=house._commit, cloned=house._cloned, converse=house._commit)
+    house.directory.nodes |= {CTL_2.id: CTL_2, LEARNING.id: LEARNING}
+    house.key(LEARNING, CTL_KEY, "user")
+    assert house.sessions.admit("aviseuser", USER.public, "x") is None
+    assert house.sessions.admit("avictlruser", CTL_KEY.public, "x") is not None
+    house.key(LEARNING, CTL_KEY, "user", "pending")
+    assert house.sessions.admit("avictlruser", CTL_KEY.public, "x") is None
+    house.sessions.open("g", 7)
+    assert house.sessions.admit("aviseuser", USER.public, "x") is not None
+    assert house.sessions.admit("avictlruser", CTL_KEY.public, "x") is not None
+    assert house.tunnel().epoch == 8
 
 
 # -- what he may ask for ----------------------------------------------------------------------------------------------

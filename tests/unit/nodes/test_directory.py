@@ -4,6 +4,8 @@ import asyncio
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from fairlead.nodes import records
 from fairlead.nodes.directory import Directory
 from fairlead.nodes.node import Node
@@ -11,7 +13,7 @@ from fairlead.nodes.records import AddressEntry
 from fairlead.store.protocol import Delete, Put
 from fairlead.store.sqlite import SQLiteStore
 from tests.unit.nodes.test_policy import CTL_1, CTL_2, SE_1, SE_2, service
-from tests.world import ManualClock, World
+from tests.world import ManualClock, World, denied
 
 
 def put(node: Node) -> Put:
@@ -87,3 +89,43 @@ async def test_controllers_are_those_that_are_up(world: World) -> None:
     assert found is not None
     assert found.id == SE_1.id
     assert world.directory.named("nobody") is None
+
+
+async def test_a_copy_has_the_controllers_and_their_keys_and_nothing_of_engines(world: World) -> None:
+    """It is what the mesh begins with before the store is there."""
+    await world.join("se-1")
+    directory = world.directory
+    copy = directory.snapshot()
+    assert b"se-1" not in copy
+    again = Directory(world.store, clustered=True)
+    told: list[int] = []
+    again.listen(lambda: told.append(len(again.nodes)))
+    again.restore(copy)
+    assert told == [1]
+    assert again.nodes == {world.controller.id: world.controller}
+    assert {e.node_id for e in again.keys.values()} == {world.controller.id}
+    assert {e.use for e in again.keys.values()} == {"host", "user"}
+    assert [s.name for s in again.services.values()] == ["fairlead-store", "fairlead-store-peers"]
+    assert again.snapshot() == copy
+    await again.load()
+    assert len(again.nodes) == 2
+    assert "fairlead-store" in again.services
+    assert "fairlead-store" not in directory.services
+    directory.cluster()
+    assert "fairlead-store" in directory.services
+
+
+@pytest.mark.parametrize("copy", [b"", b"[]", b"{", b'{"nodes/x": "{}"}', b'{"nodes/x": 7}', b'{"nodes/x": null}'])
+async def test_a_copy_that_is_damaged_is_refused(world: World, copy: bytes) -> None:
+    assert denied(lambda: world.directory.restore(copy)) == "FL-STATE-DAMAGED"
+
+
+async def test_another_store_begins_to_count_anew(world: World) -> None:
+    """After a load, nothing counts as reached because the former store had come that far."""
+    world.directory._revision = 10**6
+    await world.directory.load()
+    waiting = asyncio.ensure_future(world.directory.reached(await world.revision() + 1))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    await world.store.transact([], [Put("x", b"")])
+    await asyncio.wait_for(waiting, 10)

@@ -1,0 +1,218 @@
+"""Three Controllers of which one is killed, frozen, cut off; nothing that was acknowledged is lost, and one leads.
+
+A writer changes the store all the while, at one Controller and at another, and notes what was acknowledged.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pytest
+
+from tests.netns.controllers import Town, cluster
+from tests.processes import connect, echo, serving, until
+
+pytestmark = pytest.mark.whole
+
+ALL = ("ctl-1", "ctl-2", "ctl-3")
+
+
+@pytest.fixture(scope="module")
+def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
+    with cluster(tmp_path_factory.mktemp("cluster"), controllers=3, engines=1) as made:
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def _well(town: Town) -> None:
+    """Each story begins where all is well."""
+    town.until_well(*ALL)
+    until(lambda: all(town[c].node("se-1").get("state") == "up" for c in ALL), "the engine has a link to each")
+
+
+@dataclass
+class Writer:
+    """Writes at one Controller of several until told to stop."""
+
+    town: Town
+    at: tuple[str, ...]
+    acknowledged: list[str] = field(default_factory=list)
+    longest_s: float = 0.0
+    """Between two acknowledged writes."""
+    _stop: threading.Event = field(default_factory=threading.Event)
+
+    def run(self, mark: str) -> None:
+        last, number = time.monotonic(), 0
+        while not self._stop.is_set():
+            number += 1
+            name = f"{mark}-{number}"
+            if self.town.write(self.at[number % len(self.at)], name).code == 0:
+                self.acknowledged.append(name)
+                now = time.monotonic()
+                self.longest_s, last = max(self.longest_s, now - last), now
+
+
+@contextlib.contextmanager
+def writing(town: Town, mark: str, *at: str) -> Iterator[Writer]:
+    """Somebody writes at these while the block runs, and once more before it ends; then all of it has to be there."""
+    writer = Writer(town, at)
+    thread = threading.Thread(target=writer.run, args=(mark,))
+    thread.start()
+    try:
+        until(lambda: writer.acknowledged, "the first write")
+        yield writer
+        before = len(writer.acknowledged)
+        until(lambda: len(writer.acknowledged) > before + 1, "writes go on")
+    finally:
+        writer._stop.set()
+        thread.join()
+    for name in (n for n in ALL if town[n].process is not None and town[n].process.poll() is None):
+        until(lambda name=name: set(writer.acknowledged) <= town.written(name), f"{name} has all of it")  # type: ignore[misc]
+    print(f"{mark}: {len(writer.acknowledged)} writes, at most {writer.longest_s:.1f} s apart")
+
+
+def others(town: Town) -> tuple[str, tuple[str, str]]:
+    """Who leads, and who does not."""
+    leader = town.until_led("ctl-1")
+    one, two = (name for name in ALL if name != leader)
+    return leader, (one, two)
+
+
+def test_1_the_leader_is_killed(town: Town) -> None:
+    leader, rest = others(town)
+    term = town.status(rest[0])["term"]
+    with writing(town, "killed", *rest):
+        town[leader].signal(signal.SIGKILL)
+        town[leader].ended()
+        assert town.until_led(rest[0], but=leader) in rest
+        assert town.status(rest[0])["term"] > term
+        assert all(town[name].node("se-1")["state"] == "up" for name in rest)
+        token = town.export("engine", "se-x", rest[1])
+        assert json.loads(token.read_text())["node"] == "se-x"
+    town[leader].start()
+    seen = town.until_well(*ALL)
+    assert seen["leader"] != leader, "who comes back follows"
+
+
+def test_2_the_leader_is_frozen_and_wakes_to_no_power(town: Town) -> None:
+    leader, rest = others(town)
+    with writing(town, "frozen", *rest):
+        town[leader].signal(signal.SIGSTOP)
+        try:
+            new = town.until_led(rest[0], but=leader)
+            assert new in rest
+        finally:
+            town[leader].signal(signal.SIGCONT)
+        until(lambda: town.status(leader)["leader"] == new, "it learns who leads")
+    terms = [record["term"] for name in ALL for record in town[name].events("leader.elected")]
+    assert len(terms) == len(set(terms)), "one leader a term"
+
+
+@pytest.mark.parametrize("ways", ["both ways", "what it says", "what it hears"])
+def test_3_the_leader_is_cut_off_from_both(town: Town, ways: str) -> None:
+    """Also where it is cut one way only; what it accepts meanwhile must last, and it soon accepts nothing."""
+    leader, rest = others(town)
+    cut = [way for other in rest for way in ((town.net.ways[leader, other], town.net.ways[other, leader])
+           if ways == "both ways" else (town.net.ways[leader, other],) if ways == "what it says"
+           else (town.net.ways[other, leader],))]
+    with writing(town, f"cut-{ways.replace(' ', '-')}", *rest):
+        for way in cut:
+            way.cut()
+        try:
+            assert town.until_led(rest[0], but=leader) in rest
+            alone = town.write(leader, f"alone-{ways.replace(' ', '-')}")
+            assert alone.code == 1, "it has no majority"
+            alone.refused("FL-STORE")
+        finally:
+            for way in cut:
+                way.heal()
+    town.until_well(*ALL)
+
+
+def test_4_a_follower_is_cut_off_from_the_leader_only(town: Town) -> None:
+    """It is reached through the third: etcd's leader may change, and nothing is lost."""
+    leader, rest = others(town)
+    with writing(town, "one-link", *ALL):
+        town.net.links[leader, rest[0]].cut()
+        try:
+            until(lambda: town.write(rest[1], "meanwhile").code == 0, "a write")
+        finally:
+            town.net.links[leader, rest[0]].heal()
+    town.until_well(*ALL)
+
+
+def test_5_a_numbered_stream_runs_through_the_leaders_death(town: Town) -> None:
+    """An engine reaches a service of a follower; who leads is nothing to it."""
+    leader, rest = others(town)
+    owner = town[rest[0]]
+    with town.net.hosts[rest[0]].inside():
+        service = serving(echo)
+        port = service.__enter__()
+    try:
+        owner.cli("service", "add", "numbers", "--node", rest[0], "--port", 7000, "--target", f"127.0.0.1:{port}",
+                  "--allow", "engines").done()
+        address = town["ctl-1"].node(rest[0])["internal_address"]
+        engine = town["se-1"]
+        until(lambda: any(row["name"] == "numbers" for row in engine.listed("service")), "the engine has the plan")
+        with town.net.hosts["se-1"].inside():
+            stream = until(lambda: connect(address, 7000), "a stream")
+        with stream:
+            for number in range(200):
+                if number == 50:
+                    town[leader].signal(signal.SIGKILL)
+                line = f"{number:04d}\n".encode()
+                stream.sendall(line)
+                heard = b""
+                while len(heard) < len(line):
+                    heard += stream.recv(len(line) - len(heard))
+                assert heard == line
+    finally:
+        service.__exit__(None, None, None)
+    town[leader].ended()
+    town[leader].start()
+    town.until_well(*ALL)
+
+
+def test_6_all_are_switched_off_at_once_and_come_back_in_any_order(town: Town) -> None:
+    with writing(town, "before-the-cut", *ALL):
+        pass
+    before = town.written("ctl-1")
+    for name in ALL:
+        town[name].signal(signal.SIGKILL)
+    for name in ALL:
+        town[name].ended()
+    for name in ("ctl-3", "ctl-1", "ctl-2"):
+        town[name].start()
+    town.until_well(*ALL)
+    assert all(before <= town.written(name) for name in ALL)
+    until(lambda: all(town[c].node("se-1").get("state") == "up" for c in ALL), "the engine is back at each")
+    town.write("ctl-2", "after-the-cut").done()
+
+
+def test_7_a_store_that_is_killed_alone_comes_back(town: Town) -> None:
+    leader, _rest = others(town)
+    with writing(town, "etcd", *ALL):
+        pid = next(int(record["pid"]) for record in reversed(town[leader].events("etcd.started")))
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: len({r["pid"] for r in town[leader].events("etcd.started")} - {pid}) and
+              town[leader].events("etcd.started")[-1]["pid"] != pid, "it is started again")
+    town.until_well(*ALL)
+
+
+def test_8_attack_a_controller_that_was_removed_has_no_way_back(town: Town) -> None:
+    """The leader, removed from a follower: another leads, the removed one is told and ends, and does not run again."""
+    leader, rest = others(town)
+    with writing(town, "removal", *rest):
+        town[rest[0]].cli("node", "remove", leader).done()
+        assert town[leader].ended() == 0
+    town.until_well(*rest)
+    assert town[rest[0]].node(leader) == {}
+    town[leader].cli("controller", "run").refused("FL-NODE-REMOVED", alone=False)
+    assert [m["name"] for m in town.status(rest[0])["members"]] == sorted(rest)
+    until(lambda: not any(c["name"] == leader for c in town["se-1"].get("/api/status")["controllers"]),
+          "the engine knows it no more")
