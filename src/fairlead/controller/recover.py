@@ -15,14 +15,14 @@ Rules, and what each stops:
 
 import asyncio
 import shutil
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from fairlead.audit.log import AuditLog
 from fairlead.audit.record import Entry
 from fairlead.base import files, strict
-from fairlead.base.clock import Clock, rfc3339
+from fairlead.base.clock import DAY, LAST_INSTANT, Clock, rfc3339
 from fairlead.base.errors import OperatorError
 from fairlead.cluster import note as notes
 from fairlead.cluster.etcd import Etcd, Plan, check_etcd, client_url, folder, member_context
@@ -41,11 +41,13 @@ from fairlead.nodes.node import Node
 from fairlead.nodes.records import KEYS, NODES, key_from, node_from
 from fairlead.store.etcd import EtcdStore
 from fairlead.store.gateway import Gateway
-from fairlead.store.protocol import MARK, Operation, Put, mark_value
+from fairlead.store.protocol import MARK, Put, mark_value
 
 BIRTH_S = 60.0
 """For the member to come up with all of its data."""
 BEFORE = "before-recover"
+FAR = DAY
+"""So far the cluster's time may be ahead of this machine's clock without a word."""
 
 Progress = Callable[[str], None]
 
@@ -117,7 +119,7 @@ async def recover(state: Path, survivor: Survivor, removed: Collection[str], clo
             try:
                 await _up(etcd, running)
                 me, anew = await _change(Shifted(EtcdStore(own), note.base), state, trust, removed, clock,
-                                         reset_clock=reset_clock)
+                                         progress, reset_clock=reset_clock)
             finally:
                 running.cancel()
                 await asyncio.wait([running])
@@ -152,20 +154,20 @@ async def _up(etcd: Etcd, running: "asyncio.Task[None]") -> None:
         ready.cancel()
 
 
-async def _change(store: Shifted, state: Path, trust: Trust, removed: Collection[str], clock: Clock, *,
-                  reset_clock: bool) -> tuple[Node, Anew]:
+async def _change(store: Shifted, state: Path, trust: Trust, removed: Collection[str], clock: Clock,
+                  progress: Progress, *, reset_clock: bool) -> tuple[Node, Anew]:
     """Change the store, and this Controller's copy of the directory."""
     await secrets.open_cluster_key(store, state, trust.node_id)  # or nobody could run it afterwards
-    listing, mark = await store.list(""), await store.now()
+    listing = await store.list("")
     records = {record.key: record.value for record in listing.records}
-    now = clock.now() if reset_clock else max(mark, clock.now())
+    now = _time(records, clock.now(), progress, reset_clock=reset_clock)
+    await store.transact([], [Put(MARK, mark_value(now))])  # first: the records that follow are dated by it
     anew = begin_anew(records, trust.node_id, removed, by="recover", now=now)
-    operations: list[Operation] = [Put(MARK, mark_value(now)), *anew.operations]
-    first, *rest = batches(operations)
+    first, *rest = batches(anew.operations)
     audit = AuditLog(store, trust.node)
     await audit.append_with([], first, [Entry("cluster.recovered", trust.node, "recover", {
-        "revision": listing.revision, "mark": rfc3339(mark), "reset_clock": int(reset_clock),
-        "removed": " ".join(anew.removed), "revoked": anew.revoked})])
+        "revision": listing.revision, "reset_clock": int(reset_clock), "removed": " ".join(anew.removed),
+        "revoked": anew.revoked})])
     for batch in rest:
         await store.transact([], batch)
     await audit.append(*anew.entries)
@@ -173,3 +175,23 @@ async def _change(store: Shifted, state: Path, trust: Trust, removed: Collection
     keys = [key_from(value) for key, value in records.items() if key.startswith(KEYS)]
     files.write_private(state / COPY, snapshot_of([me], [key for key in keys if key.node_id == me.id]))
     return me, anew
+
+
+def _time(records: Mapping[str, bytes], wall: int, progress: Progress, *, reset_clock: bool) -> int:
+    """The cluster's time from now on, microseconds. It never goes back, unless it was put where it cannot be.
+
+    Raises OperatorError FL-CLUSTER-CLOCK.
+    """
+    try:
+        mark = int(records.get(MARK, b"0"))
+    except ValueError:
+        mark = LAST_INSTANT
+    if reset_clock or mark <= wall:
+        return wall
+    if mark >= LAST_INSTANT - FAR:
+        raise OperatorError("FL-CLUSTER-CLOCK", "the cluster's time is beyond all calendars",
+                            "repeat the command with --reset-clock, when this machine's clock is right")
+    if mark - wall > FAR:
+        progress(f"the cluster's time, {rfc3339(mark)}, is far ahead of this machine's clock. If that is right, do "
+                 "this again with --reset-clock before you run it: new certificates would not be valid yet")
+    return mark
