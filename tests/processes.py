@@ -161,6 +161,11 @@ class Daemon:
             sys.stderr.write(f"{self.name}| {text}")
 
     @property
+    def runs(self) -> bool:
+        """Whether its daemon has been started and has not ended."""
+        return self.process is not None and self.process.poll() is None
+
+    @property
     def pid(self) -> int:
         """Of the running daemon."""
         assert self.process is not None

@@ -8,7 +8,6 @@ import json
 import os
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -42,19 +41,15 @@ class Writer:
     town: Town
     at: tuple[str, ...]
     acknowledged: list[str] = field(default_factory=list)
-    longest_s: float = 0.0
-    """Between two acknowledged writes."""
     _stop: threading.Event = field(default_factory=threading.Event)
 
     def run(self, mark: str) -> None:
-        last, number = time.monotonic(), 0
+        number = 0
         while not self._stop.is_set():
             number += 1
             name = f"{mark}-{number}"
             if self.town.write(self.at[number % len(self.at)], name).code == 0:
                 self.acknowledged.append(name)
-                now = time.monotonic()
-                self.longest_s, last = max(self.longest_s, now - last), now
 
 
 @contextlib.contextmanager
@@ -71,9 +66,8 @@ def writing(town: Town, mark: str, *at: str) -> Iterator[Writer]:
     finally:
         writer._stop.set()
         thread.join()
-    for name in (n for n in ALL if town[n].process is not None and town[n].process.poll() is None):
+    for name in (name for name in ALL if town[name].runs):
         until(lambda name=name: set(writer.acknowledged) <= town.written(name), f"{name} has all of it")  # type: ignore[misc]
-    print(f"{mark}: {len(writer.acknowledged)} writes, at most {writer.longest_s:.1f} s apart")
 
 
 def others(town: Town) -> tuple[str, tuple[str, str]]:

@@ -41,6 +41,8 @@ from fairlead.transport.peer import Peer
 PATIENCE_S = 5.0
 """So long a leader is waited for, and asked again."""
 AGAIN_S = 0.1
+REMOVAL_S = 30.0
+"""For a Controller's removal, which waits for the members of the store to settle."""
 
 T = TypeVar("T")
 
@@ -122,6 +124,8 @@ class Desk:
 
     async def remove(self, name: str, by: str, event: str = "node.removed") -> Node:
         """Take a node out of the cluster; a Controller's member of the store goes first. Raises Refused."""
+        known = self.mesh.directory.named(name)
+
         async def here() -> Node:
             node = self.mesh.directory.named(name)
             if node is not None and node.role == "controller" and self.cluster.clustered:
@@ -136,14 +140,18 @@ class Desk:
             return await self.registry.remove(name, by, event)
 
         async def there(leader: str) -> Node:
-            node = self.mesh.directory.named(name)
-            answer = await self.mesh.peers.ask(leader, "remove", name=name, by=by, event=event)
+            answer = await self.mesh.peers.ask(leader, "remove", timeout_s=REMOVAL_S, name=name, by=by, event=event)
             await self._seen(str(answer["fingerprint"]))
-            if node is None:
+            if known is None:  # it came and went
                 raise Refused("FL-NODE-UNKNOWN", f"there is no node {name!r}", "see `fairlead node list`")
-            return node
+            return known
 
-        return await self._led(here, there)
+        try:
+            return await self._led(here, there)
+        except Refused as refusal:
+            if refusal.code != "FL-NODE-UNKNOWN" or known is None:
+                raise
+            return known  # it was there: an earlier try removed it, and its answer was lost
 
     async def release(self, name: str, fingerprint: str, by: str) -> None:
         """Let a frozen node back in. Raises Refused."""

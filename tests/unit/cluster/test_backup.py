@@ -98,12 +98,11 @@ def test_what_must_not_come_back_is_left_out() -> None:
     assert sorted(backups.kept(listing)) == ["cluster/term", "enrol/token/1"]
 
 
-@pytest.mark.parametrize(("text", "code"), [("", "FL-BACKUP-RECIPIENT"), ("A" * 44, "FL-BACKUP-RECIPIENT"),
-                                            (RECIPIENT[:-4], "FL-BACKUP-RECIPIENT")])
-def test_what_is_no_recipient(text: str, code: str) -> None:
+@pytest.mark.parametrize("text", ["", "A" * 44, "AAAA", "\u00e4" * 44])
+def test_what_is_no_recipient(text: str) -> None:
     with pytest.raises(FairleadError) as caught:
         read_recipient(text)
-    assert caught.value.code == code
+    assert caught.value.code == "FL-BACKUP-RECIPIENT"
     with pytest.raises(FairleadError) as caught:
         read_identity(text.encode())
     assert caught.value.code == "FL-BACKUP-IDENTITY"
