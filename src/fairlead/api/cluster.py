@@ -2,7 +2,7 @@
 
 from typing import Any, Protocol
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 
 from fairlead.api.application import needs
 
@@ -15,12 +15,25 @@ class Describing(Protocol):
         ...
 
 
-def routes(controllers: Describing) -> APIRouter:
-    """GET cluster/status."""
+class Certifying(Protocol):
+    """Who issues certificates for the store's clients."""
+
+    async def client_certificate(self, by: str) -> dict[str, Any]:
+        """PEM texts ca, certificate, key; and the endpoints. Raises Refused FL-CLUSTER-SINGLE."""
+        ...
+
+
+def routes(controllers: Describing, authority: Certifying) -> APIRouter:
+    """GET cluster/status; POST cluster/client-certificate."""
     router = APIRouter()
 
     @router.get("/api/cluster/status")
     async def get_cluster(caller: str = needs("status:read")) -> dict[str, Any]:  # noqa: ARG001
         return await controllers.cluster()
+
+    @router.post("/api/cluster/client-certificate")
+    async def certificate(response: Response, caller: str = needs("cluster:certificate")) -> dict[str, Any]:
+        response.headers["cache-control"] = "no-store"
+        return await authority.client_certificate(caller)
 
     return router

@@ -1,4 +1,4 @@
-"""Commands that make, run and end nodes; the only file that imports the daemons.
+"""Commands that make, run and end nodes; the only file that imports the daemons, but for `rescue`.
 
 What a command needs is imported when it is called: `fairlead status` should not wait for a Controller's libraries.
 """
@@ -67,9 +67,9 @@ def controller_init(
     password = None
     if password_file is not None:
         password = read(password_file, "password file", 4096).decode(errors="replace").rstrip("\r\n")
-    settings = _settings(ControllerSettings, addresses=address, listen=listen or [], api_port=api_port,
+    settings = checked_settings(ControllerSettings, addresses=address, listen=listen or [], api_port=api_port,
                          portal_port=portal_port, ssh_port=ssh_port, view=view)
-    made = _finish(initialise(where, name, settings, password, SystemClock()))
+    made = finish(initialise(where, name, settings, password, SystemClock()))
     output.say(f"made the Controller {made.name} in {where}")
     output.say(f"  cluster  {made.cluster_uuid}")
     output.say(f"  host key {made.fingerprint}")
@@ -93,13 +93,13 @@ def controller_join(
     from fairlead.enrol import bundle as bundles
     from fairlead.nodes.name import check_name
     where = folder(context, state)
-    settings = _settings(ControllerSettings, addresses=address, listen=listen or [], api_port=api_port,
+    settings = checked_settings(ControllerSettings, addresses=address, listen=listen or [], api_port=api_port,
                          portal_port=portal_port, ssh_port=ssh_port, view=view)
     check_name(name)
     data = read(bundle, "bundle", bundles.MOST_BYTES)
     files.make_private_folder(where)
     joining.preflight(where, settings, output.say)
-    trust = _finish(joining.join(
+    trust = finish(joining.join(
         where, name, settings, lambda joiner: joiner.unseal(data) if bundles.is_sealed(data) else bundles.decode(data),
         lambda: _forget(bundle, keep=keep_bundle), SystemClock(), output.say))
     output.say(f"{trust.node} has joined the cluster {trust.cluster_uuid} as {trust.internal_address}; it votes once "
@@ -114,9 +114,9 @@ def controller_run(context: typer.Context, state: State = None) -> None:
     from fairlead.controller import daemon
     where = folder(context, state)
     files.check_private_folder(where)
-    _refuse_role(where, "controller")
+    refuse_role(where, "controller")
     logs.start(_name(where), daemon.load_settings(where).log_level)
-    _finish(daemon.run(where, installed(), SystemClock()), fast=True)
+    finish(daemon.run(where, installed(), SystemClock()), fast=True)
 
 
 def controller_destroy(
@@ -126,8 +126,8 @@ def controller_destroy(
     from fairlead.controller.initialise import destroy
     where = folder(context, state)
     files.check_private_folder(where)
-    _refuse_role(where, "controller")
-    _refuse_running(where)
+    refuse_role(where, "controller")
+    refuse_running(where)
     if not yes:
         typer.confirm(f"remove the Controller in {where}, with its root CA and all its engines' trust?", abort=True,
                       err=True)
@@ -150,7 +150,7 @@ def engine_join(
     if (bundle is None) == (not from_env):
         raise typer.BadParameter("give a BUNDLE, or --from-env", param_hint="BUNDLE")
     where = folder(context, state)
-    settings = _settings(EngineSettings, view=view)
+    settings = checked_settings(EngineSettings, view=view)
     if (where / configuration.FILE).exists() and not (where / "trust.json").exists():
         configuration.load(where, EngineSettings)  # a Controller's folder is not an engine's
     joiner = Joiner(where, "engine", check_name(name), SystemClock(), progress=output.say)
@@ -166,7 +166,7 @@ def engine_join(
                                   lambda: _settle(where, settings))
         return f"{trust.node} has joined the cluster {trust.cluster_uuid} as {trust.internal_address}"
 
-    output.say(_finish(join()))
+    output.say(finish(join()))
     output.say("next:")
     output.line(f"  fairlead engine run --state {where}")
 
@@ -177,9 +177,9 @@ def engine_run(context: typer.Context, state: State = None) -> None:
     from fairlead.engine import daemon
     where = folder(context, state)
     files.check_private_folder(where)
-    _refuse_role(where, "engine")
+    refuse_role(where, "engine")
     logs.start(_name(where), daemon.load_settings(where).log_level)
-    _finish(daemon.run(where, installed(), SystemClock()), fast=True)
+    finish(daemon.run(where, installed(), SystemClock()), fast=True)
 
 
 def engine_leave(
@@ -193,10 +193,10 @@ def engine_leave(
     where = folder(context, state)
     files.check_private_folder(where)
     trust = load(where)
-    _refuse_role(where, "engine")
+    refuse_role(where, "engine")
     if not local_only and not trust.removed:
         try:
-            _finish(signed.call(trust, load_key(where, USER_KEY), SystemClock().now(), {"v": 1, "op": "leave"}))
+            finish(signed.call(trust, load_key(where, USER_KEY), SystemClock().now(), {"v": 1, "op": "leave"}))
         except OperatorError as error:
             raise OperatorError("FL-LEAVE-UNREACHABLE", f"no Controller could be told: {error.message}",
                                 f"`fairlead node remove {trust.node}` on a Controller, then leave again with "
@@ -242,7 +242,7 @@ def _forget(bundle: str | None, *, keep: bool) -> None:
         Path(bundle).unlink(missing_ok=True)
 
 
-def _settings(kind: Any, **fields: Any) -> Any:
+def checked_settings(kind: Any, **fields: Any) -> Any:
     """Settings from flags. Raises OperatorError FL-FLAG."""
     from pydantic import ValidationError
     try:
@@ -262,7 +262,7 @@ def _name(state: Path) -> str:
         return ""
 
 
-def _refuse_role(state: Path, role: str) -> None:
+def refuse_role(state: Path, role: str) -> None:
     """Whose folder this is comes before what its settings say. Raises OperatorError FL-ROLE."""
     from fairlead.enrol.trust import load
     try:
@@ -274,7 +274,7 @@ def _refuse_role(state: Path, role: str) -> None:
                             f"`fairlead {found} run` runs it")
 
 
-def _refuse_running(state: Path) -> None:
+def refuse_running(state: Path) -> None:
     try:
         control(state).get("/api/version")
     except OperatorError as error:
@@ -299,7 +299,7 @@ def _stop(state: Path) -> None:
     raise OperatorError("FL-RUNNING", f"the daemon in {state} does not end", "stop it, then leave again")
 
 
-def _finish(work: Coroutine[Any, Any, Any], *, fast: bool = False) -> Any:
+def finish(work: Coroutine[Any, Any, Any], *, fast: bool = False) -> Any:
     """Run *work* to its end; of several failures at once, the one that a person can act on is raised."""
     import asyncio
 

@@ -12,7 +12,7 @@ from fairlead.base.clock import SystemClock
 from fairlead.base.errors import OperatorError, Refused
 from fairlead.base.version import installed
 from fairlead.cli import hosts as hosts_file
-from fairlead.cli import output
+from fairlead.cli import output, rescue
 from fairlead.cli.options import Json, State, client, folder, read, seconds
 
 NODE_COLUMNS = ("name", "role", "state", "internal_address", "address", "labels", "joined_at", "fingerprint")
@@ -35,7 +35,12 @@ def register(app: typer.Typer) -> None:
             ("token", "One-time tokens.", {"list": token_list, "show": token_show, "revoke": token_revoke}),
             ("node", "Nodes of the cluster.", {"list": node_list, "show": node_show, "remove": node_remove,
                                                "release": node_release, "label": node_label}),
-            ("cluster", "The Controllers of the cluster.", {"status": cluster_status}),
+            ("cluster", "The Controllers of the cluster.", {
+                "status": cluster_status, "client-certificate": rescue.client_certificate,
+                "recover": rescue.recover}),
+            ("backup", "Sealed copies of the cluster.", {
+                "key": rescue.backup_key, "create": rescue.backup_create, "show": rescue.backup_show,
+                "restore": rescue.backup_restore}),
             ("service", "Services that are reached through the mesh.", {
                 "add": service_add, "list": service_list, "remove": service_remove}),
             ("policy", "Who may reach what.", {"explain": policy_explain}),

@@ -93,6 +93,9 @@ class Plan:
     existing: bool
     """Whether it joins a cluster that runs, in place of being born with the others."""
     quota_bytes: int = QUOTA_BYTES
+    alone: bool = False
+    """Whether the other members are lost: it forgets them all, and goes on with what it has. They must never run again
+    beside it."""
 
 
 def client_url(internal_address: str) -> str:
@@ -200,6 +203,8 @@ def arguments(state: Path, plan: Plan) -> Sequence[str]:
         "logger": "zap",
         "log-outputs": "stderr",
     }
+    if plan.alone:
+        settings["force-new-cluster"] = "true"
     return [f"--{name}={value}" for name, value in settings.items()]
 
 

@@ -256,7 +256,7 @@ async def _rest(old: Leaving, new: Sweeping) -> Moved:
 
 async def _copy(there: Mapping[str, bytes], wanted: Mapping[str, bytes], to: Sweeping) -> None:
     puts: list[Operation] = [Put(key, value) for key, value in wanted.items() if there.get(key) != value]
-    for batch in _batches([*puts, *(Delete(key) for key in there.keys() - wanted.keys())]):
+    for batch in batches([*puts, *(Delete(key) for key in there.keys() - wanted.keys())]):
         await to.transact([], batch)
 
 
@@ -264,7 +264,7 @@ async def _records(store: Sweeping) -> dict[str, bytes]:
     return {record.key: record.value for record in (await store.list("")).records}
 
 
-def _batches(operations: Sequence[Operation]) -> Iterator[Sequence[Operation]]:
+def batches(operations: Sequence[Operation]) -> Iterator[Sequence[Operation]]:
     """Few enough for a transaction, and small enough for a request."""
     batch: list[Operation] = []
     size = 0

@@ -13,7 +13,7 @@ from fairlead.base.files import read_private, write_private
 
 FILE = "cluster.json"
 
-Stage = Literal["committed", "learning", "member"]
+Stage = Literal["committed", "learning", "member", "recovering"]
 
 
 class Note(BaseModel):
@@ -23,7 +23,7 @@ class Note(BaseModel):
     fairlead_cluster: Literal[1] = 1
     stage: Stage
     """``committed``: its join is, and it has to ask for admission. ``learning``: its member of the store follows and
-    does not vote. ``member``: it votes."""
+    does not vote. ``member``: it votes. ``recovering``: `cluster recover` was stopped, and has to be repeated."""
     base: int = Field(default=0, ge=0)
     """The last revision of the store that was moved."""
     members: dict[str, str] = Field(default_factory=dict)

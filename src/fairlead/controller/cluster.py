@@ -49,7 +49,7 @@ from fairlead.enrol.trust import Trust
 from fairlead.keys.seal import hpke_open, hpke_seal, new_key, new_recipient, recipient_public
 from fairlead.keys.wire import b64, from_b64, string
 from fairlead.nodes.node import Node
-from fairlead.pki.authority import Authority
+from fairlead.pki.authority import Authority, Issued
 from fairlead.pki.certificate import der_of, names
 from fairlead.pki.request import new_request, read_request
 from fairlead.store.etcd import EtcdStore
@@ -264,6 +264,15 @@ class Cluster:
         authority = Authority.load(root.certificate_pem, root.key_pem)
         return authority.certify_member(self.trust.cluster_uuid, node.name, node.internal_address,
                                         read_request(request), await self.store.now())
+
+    async def issue_client(self) -> tuple[Issued, bytes]:
+        """A certificate and key for an operator's etcdctl, and the CA. Raises Refused FL-CLUSTER-SINGLE."""
+        if not self.clustered:
+            raise Refused("FL-CLUSTER-SINGLE", "a single Controller has no etcd",
+                          "`fairlead controller join` on another machine makes it one of several")
+        root = await secrets.open_certified(self.store, self.cluster_key, secrets.ROOT)
+        authority = Authority.load(root.certificate_pem, root.key_pem)
+        return authority.issue_client(self.trust.cluster_uuid, await self.store.now()), root.certificate_pem
 
     async def api_certificate(self) -> secrets.Certified:
         """What this Controller's API presents: it has to name this Controller's own addresses."""

@@ -15,6 +15,7 @@ from typing import Any
 import structlog
 
 from fairlead.api import audit as audit_api
+from fairlead.api import backup as backup_api
 from fairlead.api import cluster as cluster_api
 from fairlead.api import enrolment as enrolment_api
 from fairlead.api import mesh as mesh_api
@@ -32,6 +33,7 @@ from fairlead.cluster import note as notes
 from fairlead.cluster.move import MovableStore
 from fairlead.cluster.note import Note
 from fairlead.controller import secrets
+from fairlead.controller.backup import Backups
 from fairlead.controller.cluster import Cluster
 from fairlead.controller.desk import Desk
 from fairlead.controller.initialise import MIN_VERSION, STORE
@@ -41,6 +43,7 @@ from fairlead.controller.settings import ControllerSettings
 from fairlead.enrol import signed
 from fairlead.enrol.anchor import Anchor, AnchorController
 from fairlead.enrol.exchange import VERSION as JOIN_VERSION
+from fairlead.enrol.exchange import CoreController
 from fairlead.enrol.redeem import GENERATION, Enrolment, Office
 from fairlead.enrol.trust import HOST_KEY, USER_KEY, Trust, load_key
 from fairlead.enrol.trust import load as load_trust
@@ -48,6 +51,7 @@ from fairlead.fleet import commit
 from fairlead.keys.replay import ReplayCache
 from fairlead.keys.ssh import PrivateKey, PublicKey
 from fairlead.keys.wire import from_b64
+from fairlead.link.messages import PlanController
 from fairlead.nodes.directory import Directory
 from fairlead.nodes.node import Node
 from fairlead.nodes.registry import Registry
@@ -118,6 +122,8 @@ async def run(state: Path, version: str, clock: Clock) -> None:
     if trust.removed:
         raise OperatorError("FL-NODE-REMOVED", f"{trust.node} was removed from the cluster",
                             "`fairlead controller destroy`, then join again with a new bundle")
+    if note is not None and note.stage == "recovering":
+        raise OperatorError("FL-CLUSTER-RECOVER", "`fairlead cluster recover` was stopped halfway here", "repeat it")
     keys = load_key(state, HOST_KEY), load_key(state, USER_KEY)
     check_asyncssh()
     doors = Doors.bind(state, settings)
@@ -191,8 +197,9 @@ class _Controller:
                 system_api.routes(operations, self.version), system_api.stopping(self.stop.set),
                 enrolment_api.routes(desk, operations), nodes_api.reading(operations),
                 nodes_api.writing(operations, operations), services_api.reading(operations),
-                services_api.writing(operations), mesh_api.routes(operations), cluster_api.routes(operations),
-                audit_api.routes(operations),
+                services_api.writing(operations), mesh_api.routes(operations),
+                cluster_api.routes(operations, operations), audit_api.routes(operations),
+                backup_api.routes(Backups(store, audit, cluster, trust, self.host_key, self.user_key)),
             ], version=self.version, public=system_api.PUBLIC)
 
             tasks: list[asyncio.Task[None]] = []
@@ -299,13 +306,18 @@ class _Controller:
         self.problems.pop("store", None)
         log.info("controller.open", portal_port=self.settings.portal_port)
 
-    async def _refused(self) -> None:
-        """Another Controller lets us in no longer: ask the portals why."""
+    async def _refused(self, controller: PlanController) -> None:
+        """Another Controller lets us in no longer: ask its portal why."""
         if self.clock.monotonic() - self._asked < ASK_AGAIN_S:
             return
         self._asked = self.clock.monotonic()
         try:
-            await signed.reread(self.trust, self.user_key, self.clock.now())
+            await signed.reread(self.trust.but(controllers=[
+                CoreController(
+                    name=controller.name, address=address, portal_port=controller.portal_port,
+                    ssh_port=controller.ssh_port, internal_address=controller.internal_address,
+                    host_key=controller.host_key, user_key=controller.user_key, node_id=controller.node_id).model_dump()
+                for address in controller.addresses]), self.user_key, self.clock.now())
         except signed.Answer as answer:
             if answer.code == "FL-NODE-REMOVED":
                 self._removed()

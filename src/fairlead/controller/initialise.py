@@ -70,12 +70,12 @@ async def initialise(state: Path, name: str, settings: ControllerSettings, passw
     refuse_foreign(state)
     admin = account(ADMIN, "admin", password if password is not None else (shown := new_password()))
     write_private(state / PENDING, b"")
-    _clear(state)
+    clear(state)
     try:
         cluster_uuid, host = await _make(state, name, settings, admin, clock)
         configuration.save(state, settings)
     except BaseException:
-        _clear(state)
+        clear(state)
         remove(state / PENDING)
         raise
     remove(state / PENDING)
@@ -139,7 +139,7 @@ def destroy(state: Path) -> None:
     """Remove everything that makes *state* a Controller. Raises OperatorError when there is none."""
     if not (state / configuration.FILE).exists():
         raise OperatorError("FL-STATE-MISSING", f"there is no Controller in {state}", "name its folder with --state")
-    _clear(state)
+    clear(state)
     remove(state / PENDING)
     remove(state / configuration.FILE)  # last: until then it can be repeated
 
@@ -157,7 +157,7 @@ def refuse_foreign(state: Path) -> None:
                             "use an empty folder; a Controller that lost its fairlead.toml is mended, not made anew")
 
 
-def _clear(state: Path) -> None:
+def clear(state: Path) -> None:
     """What an interrupted init, or a destroyed Controller, leaves: only files that fairlead itself names."""
     for name in _MADE:
         (state / name).unlink(missing_ok=True)

@@ -45,7 +45,8 @@ class Mesh:
 
     def __init__(self, *, state: Path, clock: Clock, settings: ControllerSettings, trust: Trust, user_key: PrivateKey,
                  store: Changes, clustered: bool, commit: Commit, cloned: Callable[[Node], Awaitable[None]],
-                 answer: Answer, refused: Callable[[], Awaitable[None]], removed: Callable[[], None]) -> None:
+                 answer: Answer, refused: Callable[[PlanController], Awaitable[None]],
+                 removed: Callable[[], None]) -> None:
         """*answer*: what other Controllers ask for. *refused*: another Controller no longer lets us in. *removed*: this
         one is not in the directory any more.
         """
@@ -178,9 +179,9 @@ class Mesh:
         self.supervisor.nudge(peer.node)
         await converse(self._answer, self._clock, peer, channel)
 
-    async def _failed(self, controller: PlanController, error: FairleadError) -> None:  # noqa: ARG002 - Supervisor
+    async def _failed(self, controller: PlanController, error: FairleadError) -> None:
         if error.code == "FL-SSH-REFUSED":
-            await self._refused()
+            await self._refused(controller)
 
 
 async def _opened(controller: PlanController, tunnel: Tunnel) -> None:

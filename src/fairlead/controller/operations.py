@@ -9,19 +9,22 @@ from fairlead.api.mesh import connecting, describe_hosts
 from fairlead.api.mesh import describe as describe_tunnel
 from fairlead.api.services import describe as describe_service
 from fairlead.audit.log import AuditLog
-from fairlead.audit.record import AuditRecord
+from fairlead.audit.record import AuditRecord, Entry
 from fairlead.base.clock import rfc3339
 from fairlead.base.errors import Refused
+from fairlead.cluster.etcd import client_url
 from fairlead.controller.cluster import Cluster
 from fairlead.controller.desk import Desk
 from fairlead.controller.mesh import Mesh
 from fairlead.keys.ssh import PublicKey
+from fairlead.keys.wire import sha256
 from fairlead.mesh import plan as plans
 from fairlead.nodes.address import View
 from fairlead.nodes.node import Node
 from fairlead.nodes.policy import allowed, owns, refusal
 from fairlead.nodes.registry import Registry
 from fairlead.nodes.service import Service
+from fairlead.pki.certificate import der_of
 
 
 class Operations:
@@ -88,6 +91,14 @@ class Operations:
     async def cluster(self) -> dict[str, Any]:
         """The object of `fairlead cluster status`."""
         return await self._cluster.describe()
+
+    async def client_certificate(self, by: str) -> dict[str, Any]:
+        """What an operator's etcdctl needs, on record before it is told. Raises Refused FL-CLUSTER-SINGLE."""
+        issued, ca = await self._cluster.issue_client()
+        await self._audit.append_with([], [], [Entry("cluster.client-certificate", self._node().name, by, {
+            "sha256": sha256(der_of(issued.certificate_pem)).hex()})])
+        return {"ca": ca.decode(), "certificate": issued.certificate_pem.decode(), "key": issued.key_pem.decode(),
+                "endpoints": [client_url(n.internal_address) for n in self._directory.controllers()]}
 
     async def remove_node(self, name: str, by: str) -> None:
         """Out of the cluster, connections cut. Raises Refused."""

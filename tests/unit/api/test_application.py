@@ -8,7 +8,7 @@ import pytest
 from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
 
-from fairlead.api import audit, enrolment, mesh, nodes, services, system
+from fairlead.api import audit, backup, cluster, enrolment, mesh, nodes, services, system
 from fairlead.api.application import build, needs
 from fairlead.base.errors import OperatorError, Refused
 from fairlead.store.protocol import StoreUnavailable
@@ -36,7 +36,8 @@ def routers(everything: Any) -> list[APIRouter]:
     return [
         system.routes(everything, "1"), system.stopping(lambda: None), enrolment.routes(everything, everything),
         nodes.reading(everything), nodes.writing(everything, everything), services.reading(everything),
-        services.writing(everything), mesh.routes(everything), audit.routes(everything)]
+        services.writing(everything), mesh.routes(everything), audit.routes(everything), backup.routes(everything),
+        cluster.routes(everything, everything)]
 
 
 def application(everything: Any) -> FastAPI:
@@ -56,7 +57,8 @@ ROUTES = [("GET", "/api/status"), ("POST", "/api/stop"), ("POST", "/api/bundle")
           ("GET", "/api/token/x"), ("DELETE", "/api/token/x"), ("GET", "/api/node"), ("GET", "/api/node/x"),
           ("DELETE", "/api/node/x"), ("POST", "/api/node/x/release"), ("POST", "/api/node/x/label"),
           ("GET", "/api/service"), ("POST", "/api/service"), ("DELETE", "/api/service/x"), ("GET", "/api/policy"),
-          ("GET", "/api/tunnel"), ("GET", "/api/hosts"), ("GET", "/api/audit"), ("GET", "/api/audit/verify")]
+          ("GET", "/api/tunnel"), ("GET", "/api/hosts"), ("GET", "/api/audit"), ("GET", "/api/audit/verify"),
+          ("GET", "/api/cluster/status"), ("POST", "/api/cluster/client-certificate"), ("POST", "/api/backup")]
 
 
 def test_the_table_of_routes_is_whole() -> None:

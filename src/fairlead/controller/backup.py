@@ -1,0 +1,73 @@
+"""Making a backup: the store at one revision, with what opens it and by what engines know this Controller."""
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from fairlead.api.backup import Made
+from fairlead.audit.record import Entry
+from fairlead.base.errors import Refused
+from fairlead.cluster import backup as backups
+from fairlead.cluster.backup import Backup
+from fairlead.enrol.trust import Trust
+from fairlead.keys.ssh import PrivateKey
+from fairlead.store.protocol import Compare, Listing, Operation, Outcome, StoreUnavailable
+
+
+class Listed(Protocol):
+    """What is needed of the store."""
+
+    async def list(self, prefix: str) -> Listing:
+        """All records under a prefix, at one revision."""
+        ...
+
+    async def now(self) -> int:
+        """Store time, microseconds."""
+        ...
+
+
+class Journal(Protocol):
+    """The audit log."""
+
+    async def append_with(self, compare: list[Compare], then: list[Operation], entries: list[Entry]) -> Outcome:
+        """Record *entries*."""
+        ...
+
+
+class Keeping(Protocol):
+    """Who has the cluster key."""
+
+    cluster_key: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Backups:
+    """Makes them, on whichever Controller is asked."""
+
+    store: Listed
+    audit: Journal
+    cluster: Keeping
+    trust: Trust
+    host_key: PrivateKey = field(repr=False)
+    user_key: PrivateKey = field(repr=False)
+
+    async def create(self, recipient: str | None, passphrase: str | None, by: str) -> Made:
+        """A sealed backup for *recipient*, else under *passphrase*. Raises Refused, OperatorError."""
+        key = backups.read_recipient(recipient) if recipient is not None else b""
+        words = backups.check_passphrase(passphrase) if passphrase is not None else ""
+        if bool(key) == bool(words):
+            raise Refused("FL-API-FORMAT", "a backup is sealed to a recipient or under a passphrase", "give one")
+        if not self.cluster.cluster_key:
+            raise StoreUnavailable("this Controller has not come in yet", "ask another one")
+        now = await self.store.now()  # before the listing: whatever is in it is not younger than it claims by much
+        listing = await self.store.list("")
+        backup = Backup(
+            self.trust.cluster_uuid, now, listing.revision, self.trust.node_id, self.trust.node,
+            backups.kept(listing.records), self.trust.model_dump_json(), self.cluster.cluster_key,
+            self.host_key.openssh(), self.user_key.openssh())
+        sealed = await asyncio.to_thread(backups.seal_to, backup, key) if key else await asyncio.to_thread(
+            backups.seal_under, backup, words)
+        await self.audit.append_with([], [], [Entry("backup.created", self.trust.node, by, {
+            "revision": backup.revision, "records": len(backup.records), "checksum": backup.checksum,
+            "sealed": f"to {recipient}" if key else "under a passphrase"})])
+        return Made(sealed, backup.time, backup.revision, len(backup.records), backup.checksum)
