@@ -164,8 +164,6 @@ class Cluster:
         assert self.note is not None
         me = self.trust.internal_address
         addresses = [me, *(address for address in self.note.members.values() if address != me)]
-        if self.note.stage == "learning":
-            addresses.reverse()  # its own member answers nothing yet
         context = member_context(self.state)
         self._own = Gateway([client_url(me)], context)
         self._gateway = Gateway([client_url(address) for address in addresses], context)

@@ -7,14 +7,15 @@ Rules, and the attack each stops:
 2. A service that somebody may not reach and one that does not exist are the same: no.
 3. Engine to engine is not offered, whatever a policy says: a stolen engine reaches no other engine.
 4. Only nodes in state ``up`` own or reach anything. A Controller that has committed its join and is not admitted yet
-   takes part in the store, which it has to fetch first, and in nothing else.
+   follows the store, which it has to fetch first: its member is reached by the others', and reaches them, and nothing
+   else. The store's door for clients is not for it: there it could write.
 """
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from fairlead.nodes.node import Node
-from fairlead.nodes.service import STORE_SERVICES, Service
+from fairlead.nodes.service import STORE_PEERS, Service
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ def allowed(node: Node, service: Service) -> str | None:
 def refusal(node: Node, owner: Node, service: Service) -> str | None:
     """Why *node* may not reach *service* at *owner*, in words for an operator; None when it may."""
     for party in (node, owner):
-        if party.state != "up" and not (party.learning and service in STORE_SERVICES):
+        if party.state != "up" and not (party.learning and service == STORE_PEERS):
             return f"{party.name} is {party.state}"
     if not owns(owner, service):
         return f"{owner.name} does not own {service.name}"

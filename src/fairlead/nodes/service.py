@@ -41,9 +41,10 @@ class Service:
 
 STORE_PORT = 2379
 STORE_PEERS_PORT = 2380
-STORE_SERVICES = (
-    Service("fairlead-store", "role:controller", STORE_PORT, INTERNAL, STORE_PORT, ("controllers",)),
-    Service("fairlead-store-peers", "role:controller", STORE_PEERS_PORT, INTERNAL, STORE_PEERS_PORT, ("controllers",)))
+STORE = Service("fairlead-store", "role:controller", STORE_PORT, INTERNAL, STORE_PORT, ("controllers",))
+STORE_PEERS = Service("fairlead-store-peers", "role:controller", STORE_PEERS_PORT, INTERNAL, STORE_PEERS_PORT,
+                      ("controllers",))
+STORE_SERVICES = (STORE, STORE_PEERS)
 """The cluster's own: the store's member on each Controller, reached through the mesh like any service."""
 
 

@@ -118,7 +118,7 @@ def test_a_controller_that_is_not_admitted_takes_part_in_the_store_and_in_nothin
     services = [*STORE_SERVICES, service("db", "ctl-1", 5432, "controllers", "engines"),
                 service("shop", "ctl-2", 80, "controllers", "engines")]
     nodes = [CTL_1, learning, SE_1]
-    store = {("fairlead-store", 2379), ("fairlead-store-peers", 2380)}
+    store = {("fairlead-store-peers", 2380)}
     for me, other in ((CTL_1, learning), (learning, CTL_1)):
         plan = plan_for(me, nodes, services, generation="g", revision=1)
         assert {(r.service, r.port) for r in plan.reach if r.owner == other.name} == store
