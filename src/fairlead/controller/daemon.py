@@ -33,6 +33,8 @@ from fairlead.cluster import note as notes
 from fairlead.cluster.move import MovableStore
 from fairlead.cluster.note import Note
 from fairlead.controller import secrets
+from fairlead.controller.admission import Admittance
+from fairlead.controller.arrival import Arrival
 from fairlead.controller.backup import Backups
 from fairlead.controller.cluster import Cluster
 from fairlead.controller.desk import Desk
@@ -183,12 +185,13 @@ class _Controller:
                         commit=lambda peer, channel: commit.answer(desk, peer, channel),
                         answer=answer, refused=self._refused)
             cluster = Cluster(self.state, clock, self.settings, trust, mesh, store, self.sqlite, self.note, group,
-                              version=self.version, founded=lambda: self._take_office(enrolment, cluster))
+                              founded=lambda: self._take_office(enrolment, cluster))
             registry = Registry(store, audit, mesh.directory, fence=cluster.fence)
             enrolment = Enrolment(store, audit, mesh.directory, self.refusals, Office(
                 trust.cluster_uuid, trust.node, self.host_key, self._anchor(mesh.directory)))
             self._take_office(enrolment, cluster)
-            desk = Desk(enrolment, registry, store, mesh, cluster, clock)
+            admittance = Admittance(cluster, enrolment, self.version)
+            desk = Desk(enrolment, registry, store, mesh, cluster, admittance, clock)
             operations = Operations(
                 me=trust.node_id, cluster_uuid=trust.cluster_uuid, version=self.version, view=self.settings.see(),
                 mesh=mesh, cluster=cluster, registry=registry, desk=desk, audit=audit,
@@ -199,7 +202,7 @@ class _Controller:
                 nodes_api.writing(operations, operations), services_api.reading(operations),
                 services_api.writing(operations), mesh_api.routes(operations),
                 cluster_api.routes(operations, operations), audit_api.routes(operations),
-                backup_api.routes(Backups(store, audit, cluster, trust, self.host_key, self.user_key)),
+                backup_api.routes(Backups(store, audit, cluster.signing, trust, self.host_key, self.user_key)),
             ], version=self.version, public=system_api.PUBLIC)
 
             tasks: list[asyncio.Task[None]] = []
@@ -222,7 +225,8 @@ class _Controller:
             try:
                 if self.sqlite is None:
                     mesh.remember(self.host_key.public, self.user_key.public)
-                begin(plan=mesh.follow_plan(), links=mesh.supervisor.watch(), repair=mesh.listeners.repair())
+                begin(plan=mesh.follow_plan(), members=admittance.keep_house(), links=mesh.supervisor.watch(),
+                      repair=mesh.listeners.repair())
                 ssh = await listen(doors.ssh, host_key=self.host_key, door=mesh.sessions, clock=clock,
                                    admission=Admission(512, 128, patience_s=5.0),
                                    keepalive=Keepalive(self.settings.keepalive_s))
@@ -276,11 +280,11 @@ class _Controller:
             if note.stage != "committed":
                 cluster.open()
             if note.stage != "member":
-                await cluster.come_in(desk.ask_leader)
+                await Arrival(cluster, desk.ask_leader, self.version).come_in()
             cluster.lead()
-        while not cluster.cluster_key:
+        while not cluster.signing.cluster_key:
             try:
-                cluster.cluster_key = await secrets.open_cluster_key(store, self.state, self.trust.node_id)
+                cluster.signing.cluster_key = await secrets.open_cluster_key(store, self.state, self.trust.node_id)
             except StoreUnavailable as reason:
                 if self.sqlite is not None:
                     raise
@@ -290,10 +294,10 @@ class _Controller:
     async def _open(self, doors: Doors, application: Any, desk: Desk, cluster: Cluster) -> None:
         """The store is there: let everybody in."""
         store, trust = cluster.store, self.trust
-        channel = await secrets.open_certified(store, cluster.cluster_key,
+        channel = await secrets.open_certified(store, cluster.signing.cluster_key,
                                                secrets.CERTIFICATES + secrets.SECURE_CHANNEL)
         presented = Presented(server_identity(channel.certificate_pem, channel.key_pem))
-        api = await cluster.api_certificate()
+        api = await cluster.signing.api_certificate()
         portal = Portal(enrolment=desk, directory=cluster.mesh.directory, registry=desk, replay=ReplayCache(),
                         cluster_uuid=trust.cluster_uuid, node_id=trust.node_id, host_key=self.host_key,
                         started=await store.now(),

@@ -20,6 +20,7 @@ from typing import Any, Protocol, TypeVar
 
 from fairlead.base.clock import Clock
 from fairlead.base.errors import FairleadError, Refused
+from fairlead.controller.admission import Admittance
 from fairlead.controller.cluster import Cluster
 from fairlead.controller.mesh import Mesh
 from fairlead.enrol import bundle as bundles
@@ -64,6 +65,7 @@ class Desk:
     store: Reading
     mesh: Mesh
     cluster: Cluster
+    admittance: Admittance
     clock: Clock
 
     # -- what the portal and the API ask ------------------------------------------------------------------------------
@@ -135,7 +137,7 @@ class Desk:
                 self.cluster.fence()
                 if node.id == self.cluster.trust.node_id:
                     await self.cluster.step_down()  # who is cut off by what it does could not answer
-                await self.cluster.expel(node)
+                await self.admittance.expel(node)
                 return await self.registry.remove(name, by, event, voters=True)
             return await self.registry.remove(name, by, event)
 
@@ -174,9 +176,9 @@ class Desk:
         """Do what *peer*, a Controller, asks for. Raises Refused, NotLeading."""
         node = self.mesh.directory.nodes.get(peer.node_id)
         if op == "admit":
-            return await self.cluster.admit(peer, fields)
+            return await self.admittance.admit(peer, fields)
         if op == "enter":
-            return await self.cluster.enter(peer, fields, self.enrolment)
+            return await self.admittance.enter(peer, fields)
         if node is None or node.role != "controller" or node.state != "up":
             raise Refused("FL-PEER-QUESTION", f"{peer.node} is no Controller of the cluster")
         try:

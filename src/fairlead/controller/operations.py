@@ -16,6 +16,7 @@ from fairlead.cluster.etcd import client_url
 from fairlead.controller.cluster import Cluster
 from fairlead.controller.desk import Desk
 from fairlead.controller.mesh import Mesh
+from fairlead.controller.roster import Roster
 from fairlead.keys.ssh import PublicKey
 from fairlead.keys.wire import sha256
 from fairlead.mesh import plan as plans
@@ -90,11 +91,14 @@ class Operations:
 
     async def cluster(self) -> dict[str, Any]:
         """The object of `fairlead cluster status`."""
-        return await self._cluster.describe()
+        return await Roster(self._cluster).describe()
 
     async def client_certificate(self, by: str) -> dict[str, Any]:
         """What an operator's etcdctl needs, on record before it is told. Raises Refused FL-CLUSTER-SINGLE."""
-        issued, ca = await self._cluster.issue_client()
+        if not self._cluster.clustered:
+            raise Refused("FL-CLUSTER-SINGLE", "a single Controller has no etcd",
+                          "`fairlead controller join` on another machine makes it one of several")
+        issued, ca = await self._cluster.signing.issue_client()
         await self._audit.append_with([], [], [Entry("cluster.client-certificate", self._node().name, by, {
             "sha256": sha256(der_of(issued.certificate_pem)).hex()})])
         return {"ca": ca.decode(), "certificate": issued.certificate_pem.decode(), "key": issued.key_pem.decode(),

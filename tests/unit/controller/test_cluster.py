@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 
+from fairlead.controller.admission import Admittance
 from fairlead.controller.cluster import Cluster
 from fairlead.controller.settings import ControllerSettings
 from fairlead.nodes.node import Node
@@ -26,7 +27,13 @@ def leader(tmp_path: Path, node: Node = LEARNING, *, connected: bool = True, apa
         directory=SimpleNamespace(nodes={node.id: node}), supervisor=SimpleNamespace(routes=[]),
         peers=SimpleNamespace(connected=["ctl-2"] if connected else [], offsets={"ctl-2": apart}))
     return Cluster(tmp_path, ManualClock(), ControllerSettings(addresses=["192.0.2.10"], view="127.66.0.0/16"), TRUST,
-                   cast("Any", mesh), cast("Any", None), cast("Any", object()), None, cast("Any", None), version="1.0")
+                   cast("Any", mesh), cast("Any", None), cast("Any", object()), None, cast("Any", None))
+
+
+def asking(made: Cluster, version: str = "1.0") -> Any:
+    """ctl-2 asks to come in."""
+    door = Admittance(made, cast("Any", None), "1.0")
+    return door.admit(PEER, {"version": version, "request": "", "fresh": True})
 
 
 ADMISSIONS: dict[str, tuple[Callable[[Path], Cluster], str, str]] = {
@@ -44,7 +51,7 @@ ADMISSIONS: dict[str, tuple[Callable[[Path], Cluster], str, str]] = {
 @pytest.mark.parametrize("what", ADMISSIONS)
 async def test_what_is_in_the_way_of_an_admission_is_named(tmp_path: Path, what: str) -> None:
     make, version, code = ADMISSIONS[what]
-    assert await refusal(make(tmp_path).admit(PEER, {"version": version, "request": "", "fresh": True})) == code
+    assert await refusal(asking(make(tmp_path), version)) == code
 
 
 async def test_a_controller_of_one_leads_without_a_fence(tmp_path: Path) -> None:
@@ -53,5 +60,4 @@ async def test_a_controller_of_one_leads_without_a_fence(tmp_path: Path) -> None
     made.sqlite = None
     assert (made.leading, made.leader) == (False, None)
     assert made.margin > 0
-    asking = made.admit(PEER, {"version": "1.0"})
-    assert await refusal(asking) == "FL-NOT-LEADER"
+    assert await refusal(asking(made)) == "FL-NOT-LEADER"

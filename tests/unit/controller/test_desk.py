@@ -83,8 +83,9 @@ async def seats(tmp_path: Path) -> AsyncIterator[tuple[Seat, Seat]]:
         for seat, key in ((one, world.host_key), (two, host)):
             enrolment = Enrolment(world.store, world.audit, world.directory, world.refusals,
                                   replace(world.enrolment.office, name=seat.name, host_key=key))
-            seat.desk = Desk(enrolment, Registry(world.store, world.audit, world.directory), world.store, cast("Any",
-                             SimpleNamespace(directory=world.directory, peers=seat)), cast("Any", seat), world.clock)
+            mesh: Any = SimpleNamespace(directory=world.directory, peers=seat)
+            seat.desk = Desk(enrolment, Registry(world.store, world.audit, world.directory), world.store, mesh,
+                             cast("Any", seat), cast("Any", seat), world.clock)
         yield one, two
 
 

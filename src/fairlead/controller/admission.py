@@ -1,0 +1,180 @@
+"""The leader's side of a Controller's coming and going.
+
+Rules, and what each stops:
+
+1. Who comes in has committed its join, runs the same fairlead, has a clock that can be believed, and is reached by the
+   leader: a Controller that cannot be reached takes nobody's majority away.
+2. It follows the store before it votes. With the record that admits it comes the cluster key, sealed to a key of its
+   own; before, nothing.
+3. A member of the store whose node is not in the cluster any more is removed; so is a learner that has gone away.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import structlog
+
+from fairlead.base.clock import SECOND
+from fairlead.base.errors import FairleadError, Refused
+from fairlead.cluster.etcd import QUOTA_BYTES, peer_url
+from fairlead.cluster.members import Member
+from fairlead.cluster.tenure import MOST_OFFSET
+from fairlead.cluster.upkeep import Upkeep
+from fairlead.controller.cluster import ASK_AGAIN_S, Cluster
+from fairlead.keys.seal import hpke_seal
+from fairlead.keys.wire import b64, from_b64, string
+from fairlead.nodes.node import Node
+from fairlead.transport.peer import Peer
+
+SETTLE_S = 10.0
+"""etcd changes its members only while all that run have been connected for some seconds."""
+GONE_S = 30.0
+"""A learner that has not asked for so long is taken out."""
+SEAL_LABEL = "fairlead-cluster-key-v1"
+
+log = structlog.get_logger("fairlead.cluster")
+
+
+class Admitting(Protocol):
+    """Who changes the node's record."""
+
+    async def admit(self, node_id: str, by: str) -> Node:
+        """Make a Controller that has caught up one of the cluster. Raises Refused."""
+        ...
+
+
+@dataclass(slots=True)
+class Admittance:
+    """Lets Controllers in, and takes their members of the store out."""
+
+    cluster: Cluster
+    records: Admitting
+    version: str
+    _asked: dict[str, float] = field(default_factory=dict)
+    """By node id: when it last asked to come in, monotonic seconds."""
+
+    async def admit(self, peer: Peer, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Let *peer*, whose join is committed, follow the store. Raises Refused: what is in the way."""
+        self.cluster.fence()
+        node = self._candidate(peer)
+        if fields.get("version") != self.version:
+            raise Refused("FL-CLUSTER-VERSION", f"{node.name} runs fairlead {str(fields.get('version'))[:20]!r}, this "
+                          f"cluster {self.version}", "install the cluster's version there, then run it again")
+        if node.name not in self.cluster.mesh.peers.connected:
+            raise self._unreached(node)
+        apart = self.cluster.mesh.peers.offsets.get(node.name, 0.0)
+        if abs(apart) * SECOND > MOST_OFFSET:
+            raise Refused("FL-CLUSTER-CLOCK", f"the clock of {node.name} is {apart:+.0f} s off that of "
+                          f"{self.cluster.trust.node}", "set the clocks right; they may be 30 s apart at most")
+        await self.cluster.found()
+        members = self.cluster.members()
+        url = peer_url(node.internal_address)
+        for member in await members.list():
+            if url in member.peer_urls and (fields.get("fresh") or not member.learner):
+                await members.remove(member.id)  # it has nothing of what that member knew
+        with contextlib.suppress(FairleadError):
+            await members.add_learner(url)
+        there = await members.list()
+        if not any(url in member.peer_urls for member in there):
+            raise Refused("FL-CLUSTER-BUSY", "another Controller is just coming in", "it is tried again")
+        self._asked[node.id] = self.cluster.clock.monotonic()
+        log.info("cluster.admitting", about=node.name, step="its member of the store follows")
+        assert self.cluster.note is not None
+        request = str(fields.get("request", "")).encode()
+        return {"certificate": (await self.cluster.signing.certify(node, request)).decode(),
+                "ca": (await self.cluster.signing.root()).decode(), "base": self.cluster.note.base,
+                "members": self._names(there)}
+
+    async def enter(self, peer: Peer, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Let *peer* vote, once its member has all of the store, and hand it the cluster key. Raises Refused."""
+        self.cluster.fence()
+        node = self._candidate(peer)
+        self._asked[node.id] = self.cluster.clock.monotonic()
+        members = self.cluster.members()
+        url = peer_url(node.internal_address)
+        member = next((one for one in await members.list() if url in one.peer_urls), None)
+        if member is None:
+            raise Refused("FL-MEMBER-UNKNOWN", f"the store has no member of {node.name}", "it is admitted anew")
+        if member.learner:
+            await members.promote(member.id)
+        await self.records.admit(node.id, self.cluster.trust.node)
+        log.info("cluster.admitted", about=node.name, step="it votes")
+        try:
+            recipient = from_b64(str(fields.get("recipient", "")))
+        except ValueError:
+            recipient = b""
+        return {"cluster_key": b64(hpke_seal(recipient, purpose(node.id), self.cluster.signing.cluster_key))}
+
+    async def expel(self, node: Node) -> None:
+        """Take the member of *node* out of the store. Raises Refused when the others would have no majority."""
+        url = peer_url(node.internal_address)
+        end = self.cluster.clock.monotonic() + SETTLE_S
+        while True:
+            try:
+                for member in await self.cluster.members().list():
+                    if url in member.peer_urls:
+                        await self.cluster.members().remove(member.id)
+            except Refused as refusal:
+                if refusal.code != "FL-MEMBER-UNSETTLED" or self.cluster.clock.monotonic() > end:
+                    raise
+                await asyncio.sleep(ASK_AGAIN_S)
+            else:
+                return
+
+    async def keep_house(self) -> None:
+        """While this Controller leads a cluster: members without a node go, the store is kept small."""
+        while True:
+            await self.cluster.wait_leading()
+            upkeep = self.cluster.group.create_task(Upkeep(
+                self.cluster.members(), self.cluster.endpoint, QUOTA_BYTES, self.cluster.clock).run(), name="upkeep")
+            try:
+                while self.cluster.leading:
+                    with contextlib.suppress(FairleadError):
+                        await self._sweep_members()
+                    await asyncio.sleep(GONE_S / 6)
+            finally:
+                upkeep.cancel()
+
+    async def _sweep_members(self) -> None:
+        controllers = {peer_url(n.internal_address): n for n in self.cluster.mesh.directory.nodes.values()
+                       if n.role == "controller" and (n.state == "up" or n.learning)}
+        for member in await self.cluster.members().list():
+            node = next((controllers[url] for url in member.peer_urls if url in controllers), None)
+            if node is None:
+                why = "its node is not in the cluster"
+            elif member.learner and self.cluster.clock.monotonic() - self._asked.setdefault(
+                    node.id, self.cluster.clock.monotonic()) > GONE_S:
+                why = "it has gone away before it had caught up"
+            else:
+                continue
+            await self.cluster.members().remove(member.id)
+            log.warning("cluster.member-removed", about=node.name if node else member.name, reason=why)
+
+    def _candidate(self, peer: Peer) -> Node:
+        node = self.cluster.mesh.directory.nodes.get(peer.node_id)
+        if node is None or node.role != "controller" or not (node.learning or node.state == "up"):
+            raise Refused("FL-NODE-STATE", f"{peer.node} is no Controller that may come in",
+                          f"see `fairlead node show {peer.node}`")
+        return node
+
+    def _unreached(self, node: Node) -> Refused:
+        why = next((error.message for c, _, _, _, error in self.cluster.mesh.supervisor.routes
+                    if c.name == node.name and error is not None), "there is no connection yet")
+        return Refused("FL-CLUSTER-REACH", f"{self.cluster.trust.node} does not reach {node.name}: {why}",
+                       "Controllers reach each other's SSH port both ways: see --address and --ssh-port there, and the "
+                       "firewall")
+
+    def _names(self, members: Sequence[Member]) -> dict[str, str]:
+        """Name and internal address of each member's node."""
+        names = {peer_url(n.internal_address): n for n in self.cluster.mesh.directory.nodes.values()
+                 if n.role == "controller"}
+        found = [names[url] for member in members for url in member.peer_urls if url in names]
+        return {node.name: node.internal_address for node in found}
+
+
+def purpose(node_id: str) -> bytes:
+    """What the cluster key is sealed for, on its way to that node."""
+    return string(SEAL_LABEL) + string(node_id)

@@ -1,0 +1,105 @@
+"""The follower's side of its coming: from a committed join to a member that votes, whatever is stopped on the way.
+
+Each stage is durable before the next begins (`cluster.note`), and each question to the leader may be asked again: a
+crash anywhere is mended by the next start.
+"""
+
+import asyncio
+import contextlib
+import shutil
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from fairlead.base import files
+from fairlead.base.errors import FairleadError, Refused
+from fairlead.cluster.etcd import folder, put_identity
+from fairlead.controller import secrets
+from fairlead.controller.admission import purpose
+from fairlead.controller.cluster import ASK_AGAIN_S, Cluster
+from fairlead.keys.seal import hpke_open, new_key, new_recipient, recipient_public
+from fairlead.keys.wire import b64, from_b64
+from fairlead.pki.request import new_request
+from fairlead.store.protocol import StoreUnavailable
+
+PATIENCE_S = 10.0
+"""So long a step may fail silently; then the log, and the node's problems, say why."""
+
+log = structlog.get_logger("fairlead.cluster")
+
+Ask = Callable[..., Awaitable[dict[str, Any]]]
+"""A question to whoever leads: an operation and its fields. Raises FairleadError."""
+
+
+@dataclass(slots=True)
+class Arrival:
+    """Brings this Controller into the cluster."""
+
+    cluster: Cluster
+    ask: Ask
+    version: str
+
+    async def come_in(self) -> None:
+        """Return when this Controller votes. Raises FairleadError when it is not to come in any more."""
+        cluster = self.cluster
+        while True:
+            assert cluster.note is not None
+            if cluster.note.stage == "committed":
+                await self._be_admitted()
+            if cluster.etcd is None:
+                cluster.open()
+            if await self._enter():
+                cluster.problem = ""
+                return
+            await cluster.forget()
+
+    async def _be_admitted(self) -> None:
+        log.info("cluster.joining", step="asks for admission")
+        shutil.rmtree(folder(self.cluster.state), ignore_errors=True)
+        key, request = new_request()
+        answer = await self._until_answered("admit", request=request.decode(), fresh=True,
+                                            version=self.version)
+        put_identity(self.cluster.state, str(answer["certificate"]).encode(), key, str(answer["ca"]).encode())
+        self.cluster.record(stage="learning", base=answer["base"], members=answer["members"])
+
+    async def _enter(self) -> bool:
+        """Whether this node votes now; not: it has to be admitted anew."""
+        log.info("cluster.joining", step="follows the store")
+        recipient = new_recipient()
+        try:
+            answer = await self._until_answered("enter", recipient=b64(recipient_public(recipient)))
+        except Refused as refusal:
+            if refusal.code == "FL-MEMBER-UNKNOWN":
+                return False
+            raise
+        sealed = from_b64(str(answer["cluster_key"]))
+        self.cluster.signing.cluster_key = hpke_open(recipient, purpose(self.cluster.trust.node_id), sealed)
+        node_key = new_key()
+        files.write_private(self.cluster.state / secrets.NODE_KEY, node_key)
+        put = secrets.wrapped(node_key, self.cluster.trust.node_id, self.cluster.signing.cluster_key)
+        while True:
+            with contextlib.suppress(StoreUnavailable):
+                await self.cluster.store.transact([], [put])
+                break
+            await asyncio.sleep(ASK_AGAIN_S)
+        assert self.cluster.note is not None
+        self.cluster.record(stage="member", base=self.cluster.note.base, members=self.cluster.note.members)
+        log.info("cluster.joined", step="this Controller votes")
+        return True
+
+    async def _until_answered(self, op: str, **fields: Any) -> dict[str, Any]:
+        """Ask again until the answer is yes. What is in the way is a problem of this node meanwhile."""
+        began, said = self.cluster.clock.monotonic(), ""
+        while True:
+            try:
+                return await self.ask(op, **fields)
+            except FairleadError as error:
+                if error.code in ("FL-MEMBER-UNKNOWN", "FL-NODE-REMOVED"):
+                    raise
+                line = error.line()
+                if line != said and self.cluster.clock.monotonic() - began > PATIENCE_S:
+                    said = self.cluster.problem = line
+                    log.warning("cluster.waiting", step=op, code=error.code, reason=error.message)
+            await asyncio.sleep(ASK_AGAIN_S)
