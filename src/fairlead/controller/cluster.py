@@ -40,7 +40,7 @@ from fairlead.cluster.leases import GatewayLeases
 from fairlead.cluster.members import Member, Members, Status, status
 from fairlead.cluster.move import MovableStore, Moved, Shifted
 from fairlead.cluster.note import Note
-from fairlead.cluster.tenure import MARGIN, Timing
+from fairlead.cluster.tenure import MARGIN, MOST_OFFSET, Timing
 from fairlead.cluster.upkeep import Upkeep
 from fairlead.controller import secrets
 from fairlead.controller.mesh import Mesh
@@ -97,6 +97,7 @@ class Cluster:
     sqlite: SQLiteStore | None
     note: Note | None
     group: asyncio.TaskGroup
+    version: str = ""
     founded: Callable[[], None] = lambda: None
     """Called at once when the store has been moved."""
     cluster_key: bytes = field(default=b"", repr=False)
@@ -299,8 +300,15 @@ class Cluster:
         """Let *peer*, whose join is committed, follow the store. Raises Refused: what is in the way."""
         self.fence()
         node = self._candidate(peer)
+        if fields.get("version") != self.version:
+            raise Refused("FL-CLUSTER-VERSION", f"{node.name} runs fairlead {str(fields.get('version'))[:20]!r}, this "
+                          f"cluster {self.version}", "install the cluster's version there, then run it again")
         if node.name not in self.mesh.peers.connected:
             raise self._unreached(node)
+        apart = self.mesh.peers.offsets.get(node.name, 0.0)
+        if abs(apart) * SECOND > MOST_OFFSET:
+            raise Refused("FL-CLUSTER-CLOCK", f"the clock of {node.name} is {apart:+.0f} s off that of "
+                          f"{self.trust.node}", "set the clocks right; they may be 30 s apart at most")
         await self.found()
         members = self._members()
         url = peer_url(node.internal_address)
@@ -383,14 +391,17 @@ class Cluster:
             await self._begin_anew()
 
     async def _be_admitted(self, ask: Callable[..., Awaitable[dict[str, Any]]]) -> None:
+        log.info("cluster.joining", step="asks for admission")
         shutil.rmtree(folder(self.state), ignore_errors=True)
         key, request = new_request()
-        answer = await self._until_answered(ask, "admit", request=request.decode(), fresh=True)
+        answer = await self._until_answered(ask, "admit", request=request.decode(), fresh=True,
+                                            version=self.version)
         put_identity(self.state, str(answer["certificate"]).encode(), key, str(answer["ca"]).encode())
         self._note(stage="learning", base=answer["base"], members=answer["members"])
 
     async def _enter(self, ask: Callable[..., Awaitable[dict[str, Any]]]) -> bool:
         """Whether this node votes now; not: it has to be admitted anew."""
+        log.info("cluster.joining", step="follows the store")
         recipient = new_recipient()
         try:
             answer = await self._until_answered(ask, "enter", recipient=b64(recipient_public(recipient)))

@@ -183,7 +183,7 @@ class _Controller:
                         commit=lambda peer, channel: commit.answer(desk, peer, channel),
                         answer=answer, refused=self._refused)
             cluster = Cluster(self.state, clock, self.settings, trust, mesh, store, self.sqlite, self.note, group,
-                              founded=lambda: self._take_office(enrolment, cluster))
+                              version=self.version, founded=lambda: self._take_office(enrolment, cluster))
             registry = Registry(store, audit, mesh.directory, fence=cluster.fence)
             enrolment = Enrolment(store, audit, mesh.directory, self.refusals, Office(
                 trust.cluster_uuid, trust.node, self.host_key, self._anchor(mesh.directory)))

@@ -18,21 +18,24 @@ from fairlead.controller.initialise import COPY
 from fairlead.controller.settings import ControllerSettings
 from fairlead.enrol.trust import Trust
 from fairlead.fleet.sessions import Commit, Sessions
-from fairlead.keys.ssh import KeyRefused, PrivateKey, PublicKey
+from fairlead.keys.ssh import PrivateKey, PublicKey
 from fairlead.link.messages import Plan, PlanController
 from fairlead.mesh import plan as plans
+from fairlead.mesh.dialling import dialling
 from fairlead.mesh.listeners import Listeners
 from fairlead.mesh.supervisor import Supervisor
 from fairlead.nodes.directory import Changes, Directory, snapshot_of
 from fairlead.nodes.node import Endpoint, Node
 from fairlead.nodes.records import KeyEntry
 from fairlead.nodes.service import STORE_PEERS_PORT, STORE_PORT
-from fairlead.transport.dialler import dial
-from fairlead.transport.options import Keepalive
+from fairlead.transport.channel import Channel
 from fairlead.transport.peer import Peer
 from fairlead.transport.tunnel import Tunnel
 
 HOSTS = "hosts"
+
+STALE_S = 60.0
+"""A Controller of a cluster that has not heard of the store for so long lets no engine in; those that are in stay."""
 
 log = structlog.get_logger("fairlead.controller")
 
@@ -51,7 +54,7 @@ class Mesh:
         self._clock = clock
         self._settings = settings
         self._trust = trust
-        self._user_key = user_key
+        self._answer = answer
         self._refused = refused
         self._removed = removed
         self._keeps_copy = clustered
@@ -62,10 +65,11 @@ class Mesh:
         self.directory = Directory(store, clustered=clustered)
         self.directory.listen(self._changed.set)
         self.peers = Peers(clock)
-        self.supervisor = Supervisor(self._dial, self.peers.talk, _opened, self._failed)
+        self.supervisor = Supervisor(dialling(trust.user, user_key, settings.keepalive_s, clock), self.peers.talk,
+                                     _opened, self._failed)
         self.sessions = Sessions(
             self.directory, clock, me=trust.node_id, generation="", first_epoch=0, commit=commit, cloned=cloned,
-            converse=lambda peer, channel: converse(answer, clock, peer, channel))
+            converse=self._converse, stale=self._is_stale)
         self.listeners = Listeners(self)
 
     def remember(self, host_key: PublicKey, user_key: PublicKey) -> None:
@@ -92,10 +96,16 @@ class Mesh:
         self.directory.cluster()
         self._changed.set()
 
+    def _is_stale(self) -> bool:
+        return self._keeps_copy and asyncio.get_running_loop().time() - self.directory.heard > STALE_S
+
     @property
     def me(self) -> Node:
-        """This Controller."""
-        return self.directory.nodes[self._trust.node_id]
+        """This Controller. Raises Refused FL-NODE-REMOVED when it is none any more."""
+        me = self.directory.nodes.get(self._trust.node_id)
+        if me is None:
+            raise Refused("FL-NODE-REMOVED", f"{self._trust.node} is no longer in the cluster")
+        return me
 
     def plan(self) -> Plan:
         """This Controller's own plan."""
@@ -127,7 +137,7 @@ class Mesh:
             await self._changed.wait()
             self._changed.clear()
             self._keep_copy()
-            if self._trust.node_id not in self.directory.nodes:
+            if self._trust.node_id not in self.directory.nodes:  # or nothing has been read yet
                 if self._loaded:
                     self._removed()
                 continue
@@ -164,15 +174,10 @@ class Mesh:
         except (FairleadError, OSError) as error:  # a full disk: what runs goes on
             log.error("directory.unsaved", reason=str(error))
 
-    async def _dial(self, controller: PlanController, address: str) -> Tunnel:
-        try:
-            key = PublicKey.from_line(controller.host_key)
-        except KeyRefused as error:
-            raise Refused("FL-STATE-DAMAGED", f"the host key of {controller.name}: {error}") from error
-        peer = Peer(node_id=controller.node_id, node=controller.name, role="controller", user=self._trust.user,
-                    standing="active", fingerprint=key.fingerprint)
-        return await dial(address, controller.ssh_port, peer=peer, key=self._user_key, host_keys=[key],
-                          keepalive=Keepalive(self._settings.keepalive_s), clock=self._clock)
+    async def _converse(self, peer: Peer, channel: Channel) -> None:
+        """Another Controller has come and asks: if we do not reach it, now is the time to try."""
+        self.supervisor.nudge(peer.node)
+        await converse(self._answer, self._clock, peer, channel)
 
     async def _failed(self, controller: PlanController, error: FairleadError) -> None:
         if error.code == "FL-SSH-REFUSED":

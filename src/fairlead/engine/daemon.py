@@ -21,7 +21,7 @@ from fairlead.audit.journal import Journal
 from fairlead.audit.record import Entry
 from fairlead.base import configuration, descriptors, files, logs
 from fairlead.base.clock import SECOND, Clock
-from fairlead.base.errors import FairleadError, OperatorError, Refused
+from fairlead.base.errors import FairleadError, OperatorError
 from fairlead.base.service import notify, on_signals
 from fairlead.engine.link import Link
 from fairlead.engine.operations import Operations
@@ -30,15 +30,15 @@ from fairlead.enrol import signed
 from fairlead.enrol.exchange import Core, CoreController
 from fairlead.enrol.trust import HOST_KEY, USER_KEY, Trust, load_key
 from fairlead.enrol.trust import load as load_trust
-from fairlead.keys.ssh import KeyRefused, PrivateKey, PublicKey
+from fairlead.keys.ssh import PrivateKey
 from fairlead.link.messages import Plan, PlanController
 from fairlead.mesh import plan as plans
+from fairlead.mesh.dialling import dialling
 from fairlead.mesh.listeners import Listeners
 from fairlead.mesh.supervisor import Supervisor
 from fairlead.portal.listener import Limits, bind_unix, serve
-from fairlead.transport.dialler import dial
-from fairlead.transport.options import Keepalive, check_asyncssh
-from fairlead.transport.peer import Peer, Target
+from fairlead.transport.options import check_asyncssh
+from fairlead.transport.peer import Target
 from fairlead.transport.tunnel import Tunnel
 
 DRAIN_S = 3.0
@@ -119,7 +119,8 @@ class Engine:
 
     def __post_init__(self) -> None:
         link = Link(self, self.clock, f"fairlead/{self.version}")
-        self.supervisor = Supervisor(self._dial, link.talk, self._serve_on, self._failed)
+        dial = dialling(self.trust.user, self.user_key, self.settings.keepalive_s, self.clock)
+        self.supervisor = Supervisor(dial, link.talk, self._serve_on, self._failed)
         self.listeners = Listeners(self.supervisor)
 
     def application(self) -> Any:
@@ -210,16 +211,6 @@ class Engine:
         return -self._offset / SECOND
 
     # -- the mesh -----------------------------------------------------------------------------------------------------
-
-    async def _dial(self, controller: PlanController, address: str) -> Tunnel:
-        try:
-            key = PublicKey.from_line(controller.host_key)
-        except KeyRefused as error:
-            raise Refused("FL-LINK-MESSAGE", f"the host key that the plan gives {controller.name}: {error}") from error
-        peer = Peer(node_id=controller.node_id, node=controller.name, role="controller", user=self.trust.user,
-                    standing="active", fingerprint=key.fingerprint)
-        return await dial(address, controller.ssh_port, peer=peer, key=self.user_key, host_keys=[key],
-                          keepalive=Keepalive(self.settings.keepalive_s), clock=self.clock)
 
     async def _serve_on(self, controller: PlanController, tunnel: Tunnel) -> None:
         """Offer this node's own services on a new stream connection."""

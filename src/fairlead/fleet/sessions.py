@@ -7,6 +7,7 @@ Rules, and the attack each stops:
 2. A reverse listener belongs to (node, epoch). A newer epoch evicts an older one at once: the ghost of a dead
    connection holds no port. Two living holders of one key evict each other, and that raises an alarm.
 3. Removal cuts: streams at once, the link after it was told why.
+4. Who has not heard of the cluster's store for a while lets no engine in: it may have been removed meanwhile.
 """
 
 import asyncio
@@ -107,7 +108,9 @@ class Sessions:
     """Everybody who is logged in here. It is the door of the SSH server, and the carrier of streams to engines."""
 
     def __init__(self, directory: Directory, clock: Clock, *, me: str, generation: str, first_epoch: int,
-                 commit: Commit, cloned: Callable[[Node], Awaitable[None]], converse: Converse | None = None) -> None:
+                 commit: Commit, cloned: Callable[[Node], Awaitable[None]], converse: Converse | None = None,
+                 stale: Callable[[], bool] = lambda: False) -> None:
+        """*stale*: whether the directory may have missed who was removed meanwhile."""
         self._directory = directory
         self._clock = clock
         self._me = me
@@ -116,6 +119,7 @@ class Sessions:
         self._commit = commit
         self._cloned = cloned
         self._converse = converse
+        self._stale = stale
         self._sessions: dict[str, Session] = {}
         self._tunnels: set[Tunnel] = set()
         self._dirty = asyncio.Event()
@@ -161,7 +165,7 @@ class Sessions:
         if entry is None or node is None or entry.use != "user" or node.user != user:
             return None
         standing: Standing | None
-        if not self._generation and (node.role == "engine" or entry.state != "active"):
+        if (not self._generation or self._stale()) and (node.role == "engine" or entry.state != "active"):
             standing = None
         elif entry.state == "pending":
             standing = "pending" if self._clock.now() < entry.commit_by else None

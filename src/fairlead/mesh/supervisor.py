@@ -112,6 +112,12 @@ class Supervisor:
                     route.nudge.set()  # it is there again: the link need not wait for its delay
             return route.stream
 
+    def nudge(self, name: str) -> None:
+        """A Controller has shown that it is there: if it is not connected, it is dialled at once."""
+        route = self._routes.get(name)
+        if route is not None and route.state != "up":
+            route.nudge.set()
+
     def link_to(self, name: str) -> Tunnel:
         """The control connection to a Controller, for what is part of control. Raises Refused FL-STREAM-DOWN."""
         route = self._routes.get(name)

@@ -66,6 +66,8 @@ class Directory:
         self.addresses: dict[str, tuple[AddressEntry, int]] = {}
         """By address: the entry and its revision."""
         self._clear()
+        self.heard = float("-inf")
+        """When the store was last heard of, monotonic seconds of the event loop; in a cluster, each second."""
 
     @property
     def revision(self) -> int:
@@ -152,6 +154,7 @@ class Directory:
         self.services |= {service.name: service for service in self._own}
 
     async def _advance(self, revision: int, *, relevant: bool) -> None:
+        self.heard = asyncio.get_running_loop().time()
         async with self._moved:
             self._revision = max(self._revision, revision)
             self._moved.notify_all()

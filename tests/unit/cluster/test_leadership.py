@@ -533,7 +533,7 @@ async def test_a_lease_that_etcd_made_longer_than_the_margin_is_not_led_under(cl
 
     async def longer(lease: int, seconds: int) -> int:
         await granted.put(lease)
-        return await cluster.leases.grant(lease, seconds + 2)
+        return await cluster.leases.grant(lease, seconds + 5)
 
     candidate.leases.grant = longer
     candidate.start()

@@ -259,6 +259,18 @@ def test_before_the_store_is_there_only_controllers_come_in() -> None:
     assert house.tunnel().epoch == 8
 
 
+def test_who_may_have_missed_a_removal_lets_no_engine_in() -> None:
+    house, stale = House(), False
+    house.sessions = Sessions(house.directory, house.clock, me=CTL_1.id, generation="g", first_epoch=0,
+                              commit=house._commit, cloned=house._cloned, stale=lambda: stale)
+    house.directory.nodes[CTL_2.id] = CTL_2
+    house.key(CTL_2, CTL_KEY, "user")
+    assert house.sessions.admit("aviseuser", USER.public, "x") is not None
+    stale = True
+    assert house.sessions.admit("aviseuser", USER.public, "x") is None
+    assert house.sessions.admit("avictlruser", CTL_KEY.public, "x") is not None, "the store is made of them"
+
+
 # -- what he may ask for ----------------------------------------------------------------------------------------------
 
 DB = replace(service("db", "ctl-1", 5432, "se-1"), target_host="127.0.0.1", target_port=15432)

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import pytest
 
+from fairlead.base.backoff import FullJitter
 from fairlead.base.errors import FairleadError, OperatorError, Refused
 from fairlead.link.messages import PlanController
 from fairlead.mesh.supervisor import Supervisor
@@ -118,3 +119,20 @@ async def test_failures_are_told_and_a_bug_is_not_swallowed(road: Road) -> None:
     (await asyncio.wait_for(road.talking.get(), 10)).close("cut")
     with pytest.raises(ZeroDivisionError):
         await asyncio.wait_for(road.supervisor.watch(), 10)
+
+
+async def test_a_controller_that_shows_itself_is_dialled_at_once(road: Road, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its peers may have tried in vain for long, and wait for long by now."""
+    monkeypatch.setattr(FullJitter, "next", lambda _: 3600.0)
+    road.answers = set()
+    road.supervisor.want([CTL])
+    await asyncio.wait_for(road.failures.get(), 10)
+    road.answers = {"inside"}
+    road.supervisor.nudge("ctl-1")
+    await asyncio.wait_for(road.talking.get(), 10)
+    dialled = len(road.dialled)
+    road.supervisor.nudge("ctl-1")  # it is connected
+    road.supervisor.nudge("ctl-9")  # nobody
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(road.talking.get(), 0.05)
+    assert len(road.dialled) == dialled
