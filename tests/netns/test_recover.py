@@ -77,6 +77,15 @@ def test_one_of_three_goes_on_alone_and_becomes_several_again(tmp_path: Path) ->
         assert anew.get("/api/cluster/status")["store"] == "sqlite"
         assert [node["name"] for node in anew.listed("node")] == ["ctl-3", "se-1"]
         anew.cli("cluster", "client-certificate", "--output", tmp_path / "none").refused("FL-CLUSTER-SINGLE")
+        # 7. it, too, becomes one of several again
+        town.nodes["ctl-3"] = anew
+        last = town.nodes["ctl-5"] = town.site.daemon("controller", "ctl-5", tmp_path / "ctl-5", three.view)
+        last.before = one.before
+        last.cli("controller", "join", town.export("controller", "ctl-5", "ctl-3"), "--name", "ctl-5", "--address",
+                 town.net.hosts["ctl-1"].address).done()
+        last.start()
+        town.until_well("ctl-3", "ctl-5")
+        last.cli("audit", "verify").done()
 
 
 def with_etcdctl(node: Daemon, folder: Path) -> "Etcdctl":
