@@ -20,6 +20,10 @@ def test_1_two_controllers_have_one_leader_and_one_store(town: Town) -> None:
         assert (seen["leader"], seen["term"], seen["store"]) == ("ctl-1", 1, "etcd")
         assert {m["name"]: m["role"] for m in seen["members"]} == {"ctl-1": "leader", "ctl-2": "follower"}
     assert not (town["ctl-1"].state / "store.db").exists()
+    events = [record["event"] for record in town["ctl-2"].listed("audit")]
+    assert [event for event in events if event in ("cluster.founded", "controller.admitted")] == [
+        "cluster.founded", "controller.admitted"]
+    town["ctl-2"].cli("audit", "verify").done()
     for writing, reading in (("ctl-1", "ctl-2"), ("ctl-2", "ctl-1")):
         town.write(writing, f"by-{writing}").done()
         until(lambda writing=writing, reading=reading: f"by-{writing}" in town.written(reading), "it is seen there")  # type: ignore[misc]

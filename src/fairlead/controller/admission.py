@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import structlog
 
+from fairlead.audit.record import Entry
 from fairlead.base.clock import SECOND
 from fairlead.base.errors import FairleadError, Refused
 from fairlead.cluster.etcd import QUOTA_BYTES, peer_url
@@ -46,12 +47,21 @@ class Admitting(Protocol):
         ...
 
 
+class Journal(Protocol):
+    """The audit record."""
+
+    async def append(self, *entries: Entry) -> None:
+        """Record *entries*."""
+        ...
+
+
 @dataclass(slots=True)
 class Admittance:
     """Lets Controllers in, and takes their members of the store out."""
 
     cluster: Cluster
     records: Admitting
+    audit: Journal
     version: str
     _asked: dict[str, float] = field(default_factory=dict)
     """By node id: when it last asked to come in, monotonic seconds."""
@@ -69,7 +79,9 @@ class Admittance:
         if abs(apart) * SECOND > MOST_OFFSET:
             raise Refused("FL-CLUSTER-CLOCK", f"the clock of {node.name} is {apart:+.0f} s off that of "
                           f"{self.cluster.trust.node}", "set the clocks right; they may be 30 s apart at most")
-        await self.cluster.found()
+        if (moved := await self.cluster.found()) is not None:
+            await self.audit.append(Entry("cluster.founded", self.cluster.trust.node, self.cluster.trust.node, {
+                "records": moved.records, "checksum": moved.checksum, "for": node.name}))
         members = self.cluster.members()
         url = peer_url(node.internal_address)
         for member in await members.list():

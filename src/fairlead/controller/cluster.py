@@ -211,11 +211,14 @@ class Cluster:
 
     # -- the first of several -----------------------------------------------------------------------------------------
 
-    async def found(self) -> None:
-        """Make the store one of many members; of one, to begin with. Raises FairleadError; then nothing has changed."""
+    async def found(self) -> Moved | None:
+        """Make the store one of many members; of one, to begin with. None: it is that already.
+
+        Raises FairleadError; then nothing has changed.
+        """
         async with self._founding:
             if self.sqlite is None:
-                return
+                return None
             if self.settings.view is not None:
                 raise Refused("FL-CLUSTER-VIEW", f"{self.trust.node} sees internal addresses in a --view of its own",
                               "Controllers of a cluster need a host, or a network namespace, each")
@@ -251,9 +254,12 @@ class Cluster:
             for name in OLD_STORE:
                 files.remove(self.state / name)
             log.info("cluster.founded", records=moved.records, checksum=moved.checksum)
-        assert self.leadership is not None
-        async with asyncio.timeout(BIRTH_S):
-            await self.leadership.wait_leading()
+        try:
+            async with asyncio.timeout(BIRTH_S):
+                await self.wait_leading()
+        except TimeoutError:
+            raise NotLeading(None) from None
+        return moved
 
     def _moved(self, moved: Moved) -> None:
         """The step that makes it last."""

@@ -190,7 +190,7 @@ class _Controller:
             enrolment = Enrolment(store, audit, mesh.directory, self.refusals, Office(
                 trust.cluster_uuid, trust.node, self.host_key, self._anchor(mesh.directory)))
             self._take_office(enrolment, cluster)
-            admittance = Admittance(cluster, enrolment, self.version)
+            admittance = Admittance(cluster, enrolment, audit, self.version)
             desk = Desk(enrolment, registry, store, mesh, cluster, admittance, clock)
             operations = Operations(
                 me=trust.node_id, cluster_uuid=trust.cluster_uuid, version=self.version, view=self.settings.see(),

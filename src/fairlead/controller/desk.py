@@ -253,6 +253,10 @@ class Desk:
     async def _seen(self, fingerprint: str) -> None:
         """Wait until this Controller's directory has the key as it stands now."""
         record = await self.store.get(KEYS + fingerprint)
-        if record is not None:
+        if record is None:
+            return
+        try:
             async with asyncio.timeout(PATIENCE_S):
                 await self.mesh.directory.reached(record.revision)
+        except TimeoutError:
+            raise StoreUnavailable("this Controller has not heard of it yet") from None
