@@ -5,13 +5,16 @@
 BIN := .venv/bin
 PYTEST := $(BIN)/pytest -n 2 --dist loadfile
 
-.PHONY: setup demo test test-all fuzz check bench lock clean
+.PHONY: setup demo demo-cluster test test-all fuzz check bench lock clean
 
 setup:
 	@packaging/setup
 
 demo: setup
 	$(BIN)/fairlead demo
+
+demo-cluster: setup
+	$(BIN)/fairlead demo --cluster
 
 test: setup
 	$(PYTEST) -m 'not whole'

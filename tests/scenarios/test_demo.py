@@ -136,9 +136,13 @@ def test_a_killed_demo_takes_its_processes_along() -> None:
         assert gone(demo), demo.left()
 
 
-def test_a_demo_of_a_cluster_is_refused() -> None:
-    found = subprocess.run([*DEMO, "--cluster"], capture_output=True, text=True, timeout=60, check=False)
+def test_a_demo_of_a_cluster_where_there_are_no_namespaces_says_so(tmp_path: Path) -> None:
+    for tool in ("ip", "nsenter", "setpriv"):
+        (tmp_path / tool).symlink_to("/bin/true")
+    found = subprocess.run([*DEMO, "--cluster"], capture_output=True, text=True, timeout=60, check=False,
+                           env=os.environ | {"PATH": str(tmp_path)})
     assert found.returncode == 1
     assert found.stdout == ""
     assert found.stderr.count("\n") == 1
-    assert found.stderr.endswith("[FL-DEMO-CLUSTER]\n")
+    assert "unshare" in found.stderr
+    assert found.stderr.endswith("[FL-DEMO-NAMESPACES]\n")

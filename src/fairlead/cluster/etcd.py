@@ -64,8 +64,8 @@ FIRST_DELAY_S = 0.2
 MOST_DELAY_S = 15.0
 STEADY_S = 10.0
 """A life of this length was a success: the next delay begins small again."""
-STOP_S = 10.0
-"""From SIGTERM to SIGKILL: the leader gives the lead away meanwhile."""
+STOP_S = 2.0
+"""From SIGTERM to SIGKILL: etcd's leader gives the lead away meanwhile, if there is anybody to take it."""
 LOOK_S = 5.0
 SAID_FOR_S = 60.0
 POLL_S = 0.1

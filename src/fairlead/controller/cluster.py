@@ -73,6 +73,7 @@ class Cluster:
     _founding: asyncio.Lock = field(default_factory=asyncio.Lock)
     _standing: asyncio.Event = field(default_factory=asyncio.Event)
     _tasks: list[asyncio.Task[Any]] = field(default_factory=list)
+    _leading_task: asyncio.Task[None] | None = None
 
     def __post_init__(self) -> None:
         self.signing = Signing(self.trust, self.settings, self.store)
@@ -164,7 +165,7 @@ class Cluster:
         self.leadership = Leadership(
             self.store, GatewayLeases(self._gateway), self.clock, node=self.trust.node_id, name=self.trust.node,
             timing=TIMING, offsets=lambda: [int(offset * SECOND) for offset in self.mesh.peers.offsets.values()])
-        self._tasks.append(self.group.create_task(self.leadership.run(), name="leadership"))
+        self._leading_task = self.group.create_task(self.leadership.run(), name="leadership")
         self._standing.set()
         self.mesh.directory.listen(self._reach_all)
         self._reach_all()
@@ -175,11 +176,18 @@ class Cluster:
             await self.leadership.step_down(STEP_DOWN_S)
         raise NotLeading(None)
 
+    async def resign(self) -> None:
+        """Lead no more, while the mesh and the store are still there."""
+        if self._leading_task is not None:
+            self._leading_task.cancel()
+            await asyncio.wait([self._leading_task])
+
     async def close(self) -> None:
-        """Resign, and end this node's member of the store."""
-        for task in reversed(self._tasks):  # the leader resigns while its member still answers
+        """End this node's member of the store."""
+        for task in self._tasks:
             task.cancel()
-            await asyncio.wait([task])
+        if self._tasks:
+            await asyncio.wait(self._tasks)
         for gateway in (self._gateway, self._own, *self._others.values()):
             if gateway is not None:
                 await gateway.close()

@@ -68,6 +68,7 @@ from fairlead.transport.peer import Peer
 from fairlead.transport.server import listen
 
 DRAIN_S = 3.0
+FAREWELL_S = 0.5
 SOCKET = "control.sock"
 EPOCH_BLOCK = 1 << 32
 """Epochs that one run of the daemon may hand out: the store numbers the runs, so every epoch is higher than before."""
@@ -244,19 +245,22 @@ class _Controller:
                 notify("STOPPING=1")
                 log.info("controller.stopping")
                 await ssh.close()
-                with contextlib.suppress(StoreUnavailable, TimeoutError):
-                    async with asyncio.timeout(1.0):
-                        for entry in self.refusals.flush(await store.now() + MINUTE):
-                            await audit.append_with([], [], [entry])
+                await self._write_down(store, audit)
                 for task in tasks:
                     task.cancel()
-                await cluster.close()  # it resigns, for which the mesh is needed
-                await mesh.drain(DRAIN_S)
-                await mesh.close()
-                await asyncio.gather(*(server.close(0.5) for server in self.https))
+                await cluster.resign()  # for which mesh and store are needed
+                await asyncio.gather(cluster.close(), mesh.drain(DRAIN_S))
+                await asyncio.gather(mesh.close(), *(server.close(0.5) for server in self.https))
             finally:
                 for task in tasks:
                     task.cancel()
+
+    async def _write_down(self, store: MovableStore, audit: AuditLog) -> None:
+        """The sums of strangers' refusals, unless the store takes too long for somebody who was told to end."""
+        with contextlib.suppress(StoreUnavailable, TimeoutError):
+            async with asyncio.timeout(FAREWELL_S):
+                for entry in self.refusals.flush(await store.now() + MINUTE):
+                    await audit.append_with([], [], [entry])
 
     def _anchor(self, directory: Directory) -> Callable[[], Anchor]:
         trust = self.trust

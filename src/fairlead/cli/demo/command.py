@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from fairlead.base.errors import OperatorError
-
 if TYPE_CHECKING:
     from fairlead.cli.demo.processes import Started
     from fairlead.cli.demo.report import Report
     from fairlead.cli.demo.stage import Stage
+    from fairlead.cli.demo.town import Town
 
 THREADS = 6
 Checks = dict[str, "Callable[[Stage], str]"]
@@ -30,28 +29,35 @@ def register(app: typer.Typer) -> None:
     app.command()(demo)
 
 
-def demo(cluster: Annotated[bool, typer.Option("--cluster", help="With three Controllers: not yet.")] = False,
-         keep: Annotated[bool, typer.Option("--keep", help="Leave the folder with states and logs.")] = False) -> None:
+def demo(cluster: Annotated[bool, typer.Option("--cluster", help=(
+             "Three Controllers, each in a network namespace; needs root, or user namespaces."))] = False,
+         keep: Annotated[bool, typer.Option("--keep", help="Leave the folder with states and logs.")] = False,
+         outside: Annotated[str, typer.Option(hidden=True)] = "") -> None:
     """Run a Controller and engines on this machine, do real work through the tunnels, attack it, and report."""
-    if cluster:
-        raise OperatorError("FL-DEMO-CLUSTER", "this version has one Controller, so there is no cluster to show",
-                            "run `fairlead demo` without --cluster; the option comes with the cluster")
     from concurrent.futures import ThreadPoolExecutor
 
+    from fairlead.cli.demo import namespaces
     from fairlead.cli.demo.postgres import Postgres
     from fairlead.cli.demo.processes import Processes
     from fairlead.cli.demo.report import Report
     from fairlead.cli.demo.stage import Stage
+    from fairlead.cli.demo.town import Town
+    if cluster and outside in ("", namespaces.here()):
+        namespaces.enter("demo", "--cluster", "--outside", namespaces.here(), *(["--keep"] if keep else []))
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # SIGINT too: a shell's background job ignores it
         signal.signal(number, _interrupt)
     report, began = Report(), time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="fairlead-demo-"))
     report.say(f"fairlead demo: everything runs on this machine, in {folder}")
-    stage = Stage(folder, Processes(folder), Postgres.find(folder), ThreadPoolExecutor(THREADS),
-                  ThreadPoolExecutor(THREADS))
+    parts = (folder, Processes(folder), Postgres.find(folder), ThreadPoolExecutor(THREADS), ThreadPoolExecutor(THREADS))
+    network = namespaces.Network(folder / "namespaces")
+    stage = Town(*parts, network=network) if cluster else Stage(*parts)
     whole = False
     try:
-        _perform(report, stage)
+        if isinstance(stage, Town):
+            _perform_cluster(report, stage)
+        else:
+            _perform(report, stage)
         whole = True
     finally:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -61,6 +67,7 @@ def demo(cluster: Annotated[bool, typer.Option("--cluster", help="With three Con
         stage.checks.shutdown(cancel_futures=True)
         stage.pool.shutdown(cancel_futures=True)
         stage.postgres.remove()
+        network.close()
         if whole:
             report.check("end", lambda: _ended(count, stubborn, time.monotonic() - began))
         if keep or report.failed:
@@ -89,6 +96,19 @@ def _perform(report: "Report", stage: "Stage") -> None:
         "released engine": failures.released, "headless engine": failures.headless,
         "foreign CA": attacks.foreign_certificate, "Controller back": failures.returned,
         "removed engine": failures.removed, "books": failures.books})
+
+
+def _perform_cluster(report: "Report", town: "Town") -> None:
+    from fairlead.cli.demo import cluster, outages
+    for title, check in {"first Controller": cluster.first, "three Controllers": cluster.controllers,
+                         "engines": cluster.engines}.items():
+        if not report.check(title, partial(check, town)):
+            return
+    for title, check in {
+            "database": cluster.database, "open ports": cluster.open_ports, "used bundle": cluster.used_bundle,
+            "killed leader": outages.leader_killed, "partition": outages.partition, "removed engine": outages.removed,
+            "power cut": outages.power_cut, "books": outages.books}.items():
+        report.check(title, partial(check, town))
 
 
 def _one_by_one(report: "Report", stage: "Stage", checks: Checks) -> None:

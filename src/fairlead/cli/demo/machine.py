@@ -76,10 +76,10 @@ def _is_free(port: int) -> bool:
     return False
 
 
-def sockets() -> list[Listening]:
-    """The listening TCP sockets of the whole machine."""
+def sockets(pid: int | str = "self") -> list[Listening]:
+    """The listening TCP sockets of the whole machine, or of the network namespace of the process *pid*."""
     found: list[Listening] = []
     for name in ("tcp", "tcp6"):
         with suppress(OSError):
-            found += listening(Path("/proc/net", name).read_text())
+            found += listening(Path("/proc", str(pid), "net", name).read_text())
     return found

@@ -7,6 +7,7 @@ import secrets
 import shutil
 import signal
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,8 +49,8 @@ class Postgres:
             folder.mkdir(mode=0o700)
         return cls(folder, account, programs, secrets.token_hex(16))
 
-    def start(self, processes: Processes, port: int, log: Path) -> None:
-        """Make an empty database and serve it. Raises Failed."""
+    def start(self, processes: Processes, port: int, log: Path, within: Sequence[str] = ()) -> None:
+        """Make an empty database and serve it, by the command *within*. Raises Failed."""
         secret = self.folder / "password"
         secret.touch(mode=0o600)
         secret.write_text(self.password)
@@ -61,13 +62,14 @@ class Postgres:
             "--no-sync", "--no-instructions", "--encoding=UTF8", "--locale=C"], user=self.account).done()
         processes.start("postgres", [
             str(self.programs / "postgres"), "-D", data, "-p", str(port), "-c", "listen_addresses=127.0.0.1", "-c",
-            f"unix_socket_directories={self.folder}", "-c", "fsync=off"], log, stop=signal.SIGINT, user=self.account)
+            f"unix_socket_directories={self.folder}", "-c", "fsync=off"], log, stop=signal.SIGINT, user=self.account,
+            within=within)
 
-    def query(self, processes: Processes, host: str, port: int, sql: str) -> Result:
-        """What the stock client answers to *sql*."""
+    def query(self, processes: Processes, host: str, port: int, sql: str, within: Sequence[str] = ()) -> Result:
+        """What the stock client, run by the command *within*, answers to *sql*."""
         client = shutil.which("psql") or str(self.programs / "psql")
         return processes.run([client, "-X", "-A", "-t", "-h", host, "-p", str(port), "-U", ROLE, "-d", "postgres", "-c",
-                              sql], environment={"PGPASSWORD": self.password, "PGCONNECT_TIMEOUT": "10"})
+                              sql], environment={"PGPASSWORD": self.password, "PGCONNECT_TIMEOUT": "10"}, within=within)
 
     def remove(self) -> None:
         """Delete its folder."""

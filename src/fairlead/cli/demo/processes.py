@@ -100,16 +100,18 @@ class Processes:
         return [started for started in self._started.values() if started.process.poll() is None]
 
     def start(self, name: str, command: Sequence[str], log: Path, *, stop: signal.Signals = signal.SIGTERM,
-              user: str = "") -> Started:
-        """Start *command*, as *user* if given; what it says goes to the end of *log*."""
+              user: str = "", within: Sequence[str] = ()) -> Started:
+        """Start *command*, as *user* if given, by the command *within*; what it says goes to the end of *log*."""
         with log.open("ab") as file:
-            return self._start(name, command, stop, user, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
+            return self._start(name, command, stop, user, within=within, stdin=subprocess.DEVNULL, stdout=file,
+                               stderr=file)
 
-    def run(self, command: Sequence[str], *, environment: Mapping[str, str] | None = None, user: str = "") -> Result:
+    def run(self, command: Sequence[str], *, environment: Mapping[str, str] | None = None, user: str = "",
+            within: Sequence[str] = ()) -> Result:
         """Run *command* to its end. Raises Failed when it takes a minute."""
         said = " ".join(("fairlead", *command[len(FAIRLEAD):]) if tuple(command[:3]) == FAIRLEAD else command)
-        started = self._start(said, command, signal.SIGTERM, user, environment, stdin=subprocess.DEVNULL,
-                              stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        started = self._start(said, command, signal.SIGTERM, user, environment, within,
+                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         try:
             out, error = started.process.communicate(timeout=COMMAND_S)
         except subprocess.TimeoutExpired:
@@ -146,9 +148,13 @@ class Processes:
         return stubborn
 
     def _start(self, name: str, command: Sequence[str], stop: signal.Signals, user: str,
-               environment: Mapping[str, str] | None = None, **streams: Any) -> Started:
+               environment: Mapping[str, str] | None = None, within: Sequence[str] = (), **streams: Any) -> Started:
         before = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
-        other: dict[str, Any] = {"user": user, "group": user, "extra_groups": []} if user else {}
+        other: dict[str, Any] = {"user": user, "group": user, "extra_groups": []} if user and not within else {}
+        if user and within:  # only we may go there; the kernel forgets the signal with the change of the user
+            before += [*within, "setpriv", "--reuid", user, "--regid", user, "--clear-groups", "--pdeathsig", "KILL"]
+        else:
+            before += within
         surroundings = {k: v for k, v in os.environ.items() if not _NOT_OURS.match(k)} | {"LC_ALL": "C"}
         with self._turn:
             if self._closed:

@@ -31,6 +31,8 @@ class Node:
     state: Path
     view: str
     log: Path
+    within: tuple[str, ...] = ()
+    """Runs a command on its host, when that is not this machine itself."""
     started: Started | None = None
 
     def events(self, name: str) -> list[dict[str, Any]]:
@@ -52,7 +54,11 @@ class Node:
         for handle in Path(f"/proc/{self.started.pid}/fd").iterdir():
             with suppress(OSError):
                 mine.add(str(handle.readlink()))
-        return [one for one in sockets() if f"socket:[{one.inode}]" in mine]
+        return [one for one in sockets(self.started.pid) if f"socket:[{one.inode}]" in mine]
+
+    def namespace_sockets(self) -> list[Listening]:
+        """The TCP sockets on which anything listens in the network namespace of its daemon."""
+        return [] if self.started is None else sockets(self.started.pid)
 
     def open_ports(self) -> set[int]:
         """Its ports that other machines can reach."""
@@ -84,7 +90,8 @@ class Stage:
     def fairlead(self, *arguments: str, on: str = "", environment: dict[str, str] | None = None) -> Result:
         """Run a command, on the node *on*."""
         where = ["--state", str(self.node(on).state)] if on else []
-        return self.processes.run([*FAIRLEAD, *arguments, *where], environment=environment)
+        return self.processes.run([*FAIRLEAD, *arguments, *where], environment=environment,
+                                  within=self.node(on).within if on else ())
 
     def shown(self, *arguments: str, on: str) -> Any:
         """What a command shows as JSON. Raises Failed."""
@@ -129,7 +136,8 @@ class Stage:
         node = self.node(name)
         event, began = f"{role}.ready", time.monotonic()
         known = len(node.events(event))
-        node.started = self.processes.start(name, [*FAIRLEAD, role, "run", "--state", str(node.state)], node.log)
+        node.started = self.processes.start(name, [*FAIRLEAD, role, "run", "--state", str(node.state)], node.log,
+                                            within=node.within)
 
         def ready() -> bool:
             assert node.started is not None
