@@ -65,9 +65,9 @@ class Demo:
 
 
 @contextmanager
-def running(environment: Mapping[str, str] | None = None) -> Iterator[Demo]:
+def running(*options: str, environment: Mapping[str, str] | None = None) -> Iterator[Demo]:
     """The demo, from its first line on. Whatever is left of it afterwards is removed."""
-    process = subprocess.Popen(DEMO, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    process = subprocess.Popen([*DEMO, *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                                env=os.environ | dict(environment or {}), start_new_session=True)
     demo = Demo(process)
     alarm = signal.signal(signal.SIGALRM, lambda *_: process.kill())
@@ -134,15 +134,3 @@ def test_a_killed_demo_takes_its_processes_along() -> None:
         assert demo.left()
         demo.process.kill()
         assert gone(demo), demo.left()
-
-
-def test_a_demo_of_a_cluster_where_there_are_no_namespaces_says_so(tmp_path: Path) -> None:
-    for tool in ("ip", "nsenter", "setpriv"):
-        (tmp_path / tool).symlink_to("/bin/true")
-    found = subprocess.run([*DEMO, "--cluster"], capture_output=True, text=True, timeout=60, check=False,
-                           env=os.environ | {"PATH": str(tmp_path)})
-    assert found.returncode == 1
-    assert found.stdout == ""
-    assert found.stderr.count("\n") == 1
-    assert "unshare" in found.stderr
-    assert found.stderr.endswith("[FL-DEMO-NAMESPACES]\n")

@@ -60,7 +60,7 @@ def test_the_demo_fails_without(harm: Harm, tmp_path: Path) -> None:
                            text=True, check=True, env=os.environ | environment)
     assert Path(where.stdout.strip()).is_relative_to(tmp_path), "another fairlead would run than the one with the harm"
 
-    with running(environment) as demo:
+    with running(environment=environment) as demo:
         demo.read()
         report = "\n".join(demo.lines)
         assert demo.process.wait() == 1, report
