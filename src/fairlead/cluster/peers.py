@@ -17,7 +17,7 @@ from typing import Any
 
 import structlog
 
-from fairlead.base.clock import SECOND, Clock
+from fairlead.base.clock import LAST_INSTANT, SECOND, Clock
 from fairlead.base.errors import FairleadError, Refused
 from fairlead.link import frames
 from fairlead.link.controllers import SUBSYSTEM, Question, Reply, question_from, reply_from
@@ -116,7 +116,11 @@ class Peers:
             except FairleadError:
                 tunnel.close("the Controller does not answer")
                 return
-            self.offsets[name] = (int(answer.get("now", 0)) - (before + self._clock.now()) // 2) / SECOND
+            now = answer.get("now")
+            if type(now) is not int or not 0 <= now < LAST_INSTANT:
+                tunnel.close("the Controller does not know the time")
+                return
+            self.offsets[name] = (now - (before + self._clock.now()) // 2) / SECOND
             await asyncio.sleep(BEAT_S)
 
 
@@ -132,6 +136,10 @@ async def converse(answer: Answer, clock: Clock, peer: Peer, channel: Channel) -
             reply = Reply(id=question.id, result=result)
         except FairleadError as refusal:
             reply = Reply.refusing(question.id, refusal)
+        except Exception:  # the other side is told at once; the log here says why
+            await channel.send(frames.encode(Reply.refusing(question.id, StoreUnavailable(
+                "the Controller that was asked has a fault")).model_dump()))
+            raise
         finally:
             room.release()
         await channel.send(frames.encode(reply.model_dump()))

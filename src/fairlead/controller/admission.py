@@ -22,6 +22,7 @@ from fairlead.base.clock import SECOND
 from fairlead.base.errors import FairleadError, Refused
 from fairlead.cluster.etcd import QUOTA_BYTES, peer_url
 from fairlead.cluster.members import Member
+from fairlead.cluster.move import Moved
 from fairlead.cluster.tenure import MOST_OFFSET
 from fairlead.cluster.upkeep import Upkeep
 from fairlead.controller.cluster import ASK_AGAIN_S, Cluster
@@ -63,6 +64,7 @@ class Admittance:
     records: Admitting
     audit: Journal
     version: str
+    _founding: set[asyncio.Future[Moved | None]] = field(default_factory=set)
     _asked: dict[str, float] = field(default_factory=dict)
     """By node id: when it last asked to come in, monotonic seconds."""
 
@@ -73,13 +75,11 @@ class Admittance:
         if fields.get("version") != self.version:
             raise Refused("FL-CLUSTER-VERSION", f"{node.name} runs fairlead {str(fields.get('version'))[:20]!r}, this "
                           f"cluster {self.version}", "install the cluster's version there, then run it again")
-        if node.name not in self.cluster.mesh.peers.connected:
-            raise self._unreached(node)
-        apart = self.cluster.mesh.peers.offsets.get(node.name, 0.0)
-        if abs(apart) * SECOND > MOST_OFFSET:
-            raise Refused("FL-CLUSTER-CLOCK", f"the clock of {node.name} is {apart:+.0f} s off that of "
-                          f"{self.cluster.trust.node}", "set the clocks right; they may be 30 s apart at most")
-        if (moved := await self.cluster.found()) is not None:
+        self._check_fit(node)
+        founding = asyncio.ensure_future(self.cluster.found())
+        self._founding.add(founding)  # it is not given up in the middle when the one that asked hangs up
+        founding.add_done_callback(self._founding.discard)
+        if (moved := await asyncio.shield(founding)) is not None:
             await self.audit.append(Entry("cluster.founded", self.cluster.trust.node, self.cluster.trust.node, {
                 "records": moved.records, "checksum": moved.checksum, "for": node.name}))
         members = self.cluster.members()
@@ -104,6 +104,12 @@ class Admittance:
         """Let *peer* vote, once its member has all of the store, and hand it the cluster key. Raises Refused."""
         self.cluster.fence()
         node = self._candidate(peer)
+        try:
+            recipient = from_b64(str(fields.get("recipient", "")))
+            hpke_seal(recipient, purpose(node.id), b"")
+        except ValueError:
+            raise Refused("FL-LINK-MESSAGE", "the key to which the cluster key is to be sealed is none") from None
+        self._check_fit(node)
         self._asked[node.id] = self.cluster.clock.monotonic()
         members = self.cluster.members()
         url = peer_url(node.internal_address)
@@ -114,10 +120,6 @@ class Admittance:
             await members.promote(member.id)
         await self.records.admit(node.id, self.cluster.trust.node)
         log.info("cluster.admitted", about=node.name, step="it votes")
-        try:
-            recipient = from_b64(str(fields.get("recipient", "")))
-        except ValueError:
-            recipient = b""
         return {"cluster_key": b64(hpke_seal(recipient, purpose(node.id), self.cluster.signing.cluster_key))}
 
     async def expel(self, node: Node) -> None:
@@ -164,6 +166,14 @@ class Admittance:
                 continue
             await self.cluster.members().remove(member.id)
             log.warning("cluster.member-removed", about=node.name if node else member.name, reason=why)
+
+    def _check_fit(self, node: Node) -> None:
+        if node.name not in self.cluster.mesh.peers.connected:
+            raise self._unreached(node)
+        apart = self.cluster.mesh.peers.offsets.get(node.name, 0.0)
+        if abs(apart) * SECOND > MOST_OFFSET:
+            raise Refused("FL-CLUSTER-CLOCK", f"the clock of {node.name} is {apart:+.0f} s off that of "
+                          f"{self.cluster.trust.node}", "set the clocks right; they may be 30 s apart at most")
 
     def _candidate(self, peer: Peer) -> Node:
         node = self.cluster.mesh.directory.nodes.get(peer.node_id)

@@ -9,9 +9,10 @@ import contextlib
 import shutil
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fairlead.base import files
 from fairlead.base.errors import FairleadError, Refused
@@ -24,13 +25,33 @@ from fairlead.keys.wire import b64, from_b64
 from fairlead.pki.request import new_request
 from fairlead.store.protocol import StoreUnavailable
 
+LOOK_EVERY = 8
+"""So many vain questions, and it looks around."""
 PATIENCE_S = 10.0
 """So long a step may fail silently; then the log, and the node's problems, say why."""
 
 log = structlog.get_logger("fairlead.cluster")
 
+T = TypeVar("T", bound=BaseModel)
 Ask = Callable[..., Awaitable[dict[str, Any]]]
 """A question to whoever leads: an operation and its fields. Raises FairleadError."""
+
+
+class Admitted(BaseModel):
+    """What the leader answers to `admit`."""
+
+    model_config = ConfigDict(strict=True)
+    certificate: str
+    ca: str
+    base: int = Field(ge=0)
+    members: dict[str, str]
+
+
+class Entered(BaseModel):
+    """What the leader answers to `enter`."""
+
+    model_config = ConfigDict(strict=True)
+    cluster_key: str = Field(repr=False)
 
 
 @dataclass(slots=True)
@@ -39,6 +60,8 @@ class Arrival:
 
     cluster: Cluster
     ask: Ask
+    look_around: Callable[[], Awaitable[None]]
+    """Learn of Controllers that came in since this one's join."""
     version: str
 
     async def come_in(self) -> None:
@@ -59,22 +82,22 @@ class Arrival:
         log.info("cluster.joining", step="asks for admission")
         shutil.rmtree(folder(self.cluster.state), ignore_errors=True)
         key, request = new_request()
-        answer = await self._until_answered("admit", request=request.decode(), fresh=True,
+        answer = await self._until_answered(Admitted, "admit", request=request.decode(), fresh=True,
                                             version=self.version)
-        put_identity(self.cluster.state, str(answer["certificate"]).encode(), key, str(answer["ca"]).encode())
-        self.cluster.record(stage="learning", base=answer["base"], members=answer["members"])
+        put_identity(self.cluster.state, answer.certificate.encode(), key, answer.ca.encode())
+        self.cluster.record(stage="learning", base=answer.base, members=answer.members)
 
     async def _enter(self) -> bool:
         """Whether this node votes now; not: it has to be admitted anew."""
         log.info("cluster.joining", step="follows the store")
         recipient = new_recipient()
         try:
-            answer = await self._until_answered("enter", recipient=b64(recipient_public(recipient)))
+            answer = await self._until_answered(Entered, "enter", recipient=b64(recipient_public(recipient)))
         except Refused as refusal:
             if refusal.code == "FL-MEMBER-UNKNOWN":
                 return False
             raise
-        sealed = from_b64(str(answer["cluster_key"]))
+        sealed = from_b64(answer.cluster_key)
         self.cluster.signing.cluster_key = hpke_open(recipient, purpose(self.cluster.trust.node_id), sealed)
         node_key = new_key()
         files.write_private(self.cluster.state / secrets.NODE_KEY, node_key)
@@ -89,17 +112,24 @@ class Arrival:
         log.info("cluster.joined", step="this Controller votes")
         return True
 
-    async def _until_answered(self, op: str, **fields: Any) -> dict[str, Any]:
+    async def _until_answered(self, kind: type[T], op: str, **fields: Any) -> T:
         """Ask again until the answer is yes. What is in the way is a problem of this node meanwhile."""
-        began, said = self.cluster.clock.monotonic(), ""
+        began, said, tries = self.cluster.clock.monotonic(), "", 0
         while True:
             try:
-                return await self.ask(op, **fields)
-            except FairleadError as error:
-                if error.code in ("FL-MEMBER-UNKNOWN", "FL-NODE-REMOVED"):
-                    raise
-                line = error.line()
-                if line != said and self.cluster.clock.monotonic() - began > PATIENCE_S:
-                    said = self.cluster.problem = line
-                    log.warning("cluster.waiting", step=op, code=error.code, reason=error.message)
+                return kind.model_validate(await self.ask(op, **fields))
+            except ValidationError:
+                error: FairleadError = Refused("FL-LINK-MESSAGE", "the leader's answer cannot be understood",
+                                               "both must run versions of fairlead that fit")
+            except FairleadError as refusal:
+                error = refusal
+            if error.code in ("FL-MEMBER-UNKNOWN", "FL-NODE-REMOVED"):
+                raise error
+            line = error.line()
+            if line != said and self.cluster.clock.monotonic() - began > PATIENCE_S:
+                said = self.cluster.problem = line
+                log.warning("cluster.waiting", step=op, code=error.code, reason=error.message)
+            tries += 1
+            if tries % LOOK_EVERY == 0:
+                await self.look_around()
             await asyncio.sleep(ASK_AGAIN_S)

@@ -19,7 +19,16 @@ from fairlead.base import files
 from fairlead.base.clock import SECOND, Clock
 from fairlead.base.errors import OperatorError, Refused
 from fairlead.cluster import note as notes
-from fairlead.cluster.etcd import Etcd, Plan, check_etcd, client_url, folder, member_context, put_identity
+from fairlead.cluster.etcd import (
+    Etcd,
+    Plan,
+    check_etcd,
+    client_url,
+    folder,
+    member_context,
+    peer_url,
+    put_identity,
+)
 from fairlead.cluster.leadership import Leadership
 from fairlead.cluster.leases import GatewayLeases
 from fairlead.cluster.members import Member, Members
@@ -131,8 +140,15 @@ class Cluster:
         return Members(self._gateway)
 
     def endpoint(self, member: Member) -> Gateway:
-        """The way to one member and no other."""
-        url = member.client_urls[0]
+        """The way to one member and no other: to its node's address, whatever it says of itself.
+
+        Raises StoreUnavailable when it is no node's.
+        """
+        nodes = {peer_url(n.internal_address): n for n in self.mesh.directory.nodes.values() if n.role == "controller"}
+        node = next((nodes[url] for url in member.peer_urls if url in nodes), None)
+        if node is None:
+            raise StoreUnavailable("a member of the store is no Controller's")
+        url = client_url(node.internal_address)
         if url not in self._others:
             self._others[url] = Gateway([url], member_context(self.state))
         return self._others[url]
@@ -148,6 +164,11 @@ class Cluster:
     def open(self) -> None:
         """Be a member as the note says: its process, and from now on the store. Raises OperatorError."""
         assert self.note is not None
+        if self.note.stage == "member" and not (folder(self.state) / "data" / "member").is_dir():
+            raise OperatorError("FL-STATE-DAMAGED", f"the data of this node's etcd in {folder(self.state)} is gone",
+                                "restore the state folder, or remove this Controller on another one and join it anew")
+        for name in OLD_STORE:  # of before the move, if that was stopped at its end
+            files.remove(self.state / name)
         me = self.trust.internal_address
         addresses = [me, *(address for address in self.note.members.values() if address != me)]
         context = member_context(self.state)
@@ -164,7 +185,7 @@ class Cluster:
         assert self._gateway is not None
         self.leadership = Leadership(
             self.store, GatewayLeases(self._gateway), self.clock, node=self.trust.node_id, name=self.trust.node,
-            timing=TIMING, offsets=lambda: [int(offset * SECOND) for offset in self.mesh.peers.offsets.values()])
+            timing=TIMING, offsets=self._offsets)
         self._leading_task = self.group.create_task(self.leadership.run(), name="leadership")
         self._standing.set()
         self.mesh.directory.listen(self._reach_all)
@@ -188,9 +209,14 @@ class Cluster:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
+        await self._hang_up()
+
+    async def _hang_up(self) -> None:
         for gateway in (self._gateway, self._own, *self._others.values()):
             if gateway is not None:
                 await gateway.close()
+        self._gateway = self._own = None
+        self._others.clear()
 
     async def forget(self) -> None:
         """This node's member of the store is none any more: end it, and begin with admission."""
@@ -199,6 +225,7 @@ class Cluster:
             await asyncio.wait([task])
         self._tasks.clear()
         self.etcd = None
+        await self._hang_up()
         self.record(stage="committed", base=0, members={})
 
     def record(self, *, stage: notes.Stage, base: int, members: dict[str, str]) -> None:
@@ -206,6 +233,11 @@ class Cluster:
         note = Note(stage=stage, base=base, members=members)
         note.save(self.state)
         self.note = note
+
+    def _offsets(self) -> list[int]:
+        """How far the clocks of the other Controllers are ahead; those that are not admitted yet have no say."""
+        names = {node.name for node in self.mesh.directory.controllers()}
+        return [int(offset * SECOND) for name, offset in self.mesh.peers.offsets.items() if name in names]
 
     def _new_store(self) -> EtcdStore:
         assert self._gateway is not None
@@ -249,7 +281,9 @@ class Cluster:
                 running.cancel()
                 await asyncio.wait([running])
                 problems = "; ".join(self.etcd.problems)
-                self.etcd = None
+                files.remove(self.state / notes.FILE)  # it may be there though writing it has failed
+                self.etcd = self.note = None
+                await self._hang_up()
                 shutil.rmtree(folder(self.state), ignore_errors=True)
                 if isinstance(error, TimeoutError):
                     raise OperatorError("FL-ETCD-DOWN", f"etcd does not come up: {problems or 'it does not answer'}",

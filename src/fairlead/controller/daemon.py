@@ -7,7 +7,7 @@ secure key exchange). All services running inside the Controller listen to the l
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -214,14 +214,15 @@ class _Controller:
             async def arrive() -> None:
                 """Until the store is there; then be open to everybody."""
                 await self._find_store(cluster, desk, store)
-                await self._check_join_version(store)
-                await mesh.load(await self._generation(store), await registry.next_epoch(trust.node_id) * EPOCH_BLOCK)
+                await self._insist(lambda: self._read(store, mesh, registry))
                 begin(directory=mesh.directory.follow(), tokens=enrolment.follow(), plans=mesh.sessions.push(),
                       clock=self._tick(store, enrolment, audit, cluster))
-                await registry.announce(trust.node_id, self.settings.endpoint, trust.node)
-                await audit.append_with([], [], [Entry("controller.started", trust.node, trust.node,
-                                                       {"version": self.version})])
-                await self._open(doors, application, desk, cluster)
+                if cluster.clustered:
+                    cluster.lead()  # who has not read who is removed decides nothing
+                await self._insist(lambda: registry.announce(trust.node_id, self.settings.endpoint, trust.node))
+                await self._insist(lambda: self._open(doors, application, desk, cluster))
+                await self._insist(lambda: audit.append(Entry("controller.started", trust.node, trust.node,
+                                                              {"version": self.version})))
 
             try:
                 if self.sqlite is None:
@@ -284,8 +285,7 @@ class _Controller:
             if note.stage != "committed":
                 cluster.open()
             if note.stage != "member":
-                await Arrival(cluster, desk.ask_leader, self.version).come_in()
-            cluster.lead()
+                await Arrival(cluster, desk.ask_leader, desk.look_around, self.version).come_in()
         while not cluster.signing.cluster_key:
             try:
                 cluster.signing.cluster_key = await secrets.open_cluster_key(store, self.state, self.trust.node_id)
@@ -294,6 +294,21 @@ class _Controller:
                     raise
                 self.problems["store"] = reason.line()
                 await asyncio.sleep(TICK_S / 2)
+
+    async def _insist(self, step: Callable[[], Awaitable[None]]) -> None:
+        """Do it; in a cluster, again and again: the store may be electing a leader just now."""
+        while True:
+            try:
+                return await step()
+            except StoreUnavailable as reason:
+                if self.sqlite is not None:
+                    raise
+                self.problems["store"] = reason.line()
+            await asyncio.sleep(TICK_S / 2)
+
+    async def _read(self, store: MovableStore, mesh: Mesh, registry: Registry) -> None:
+        await self._check_join_version(store)
+        await mesh.load(await self._generation(store), await registry.next_epoch(self.trust.node_id) * EPOCH_BLOCK)
 
     async def _open(self, doors: Doors, application: Any, desk: Desk, cluster: Cluster) -> None:
         """The store is there: let everybody in."""

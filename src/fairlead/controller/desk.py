@@ -14,6 +14,7 @@ Rules, and what each stops:
 """
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -128,19 +129,6 @@ class Desk:
         """Take a node out of the cluster; a Controller's member of the store goes first. Raises Refused."""
         known = self.mesh.directory.named(name)
 
-        async def here() -> Node:
-            node = self.mesh.directory.named(name)
-            if node is not None and node.role == "controller" and self.cluster.clustered:
-                if len(self.mesh.directory.controllers()) == 1 and node.state == "up":
-                    raise Refused("FL-NODE-CONTROLLER", f"{name} is the only Controller",
-                                  "`fairlead controller destroy` on that machine ends the cluster")
-                self.cluster.fence()
-                if node.id == self.cluster.trust.node_id:
-                    await self.cluster.step_down()  # who is cut off by what it does could not answer
-                await self.admittance.expel(node)
-                return await self.registry.remove(name, by, event, voters=True)
-            return await self.registry.remove(name, by, event)
-
         async def there(leader: str) -> Node:
             answer = await self.mesh.peers.ask(leader, "remove", timeout_s=REMOVAL_S, name=name, by=by, event=event)
             await self._seen(str(answer["fingerprint"]))
@@ -149,11 +137,24 @@ class Desk:
             return known
 
         try:
-            return await self._led(here, there)
+            return await self._led(lambda: self._remove(name, by, event), there)
         except Refused as refusal:
             if refusal.code != "FL-NODE-UNKNOWN" or known is None:
                 raise
             return known  # it was there: an earlier try removed it, and its answer was lost
+
+    async def _remove(self, name: str, by: str, event: str) -> Node:
+        node = self.mesh.directory.named(name)
+        if node is not None and node.role == "controller" and self.cluster.clustered:
+            if len(self.mesh.directory.controllers()) == 1 and node.state == "up":
+                raise Refused("FL-NODE-CONTROLLER", f"{name} is the only Controller",
+                              "`fairlead controller destroy` on that machine ends the cluster")
+            self.cluster.fence()
+            if node.id == self.cluster.trust.node_id:
+                await self.cluster.step_down()  # who is cut off by what it does could not answer
+            await self.admittance.expel(node)
+            return await self.registry.remove(name, by, event, voters=True)
+        return await self.registry.remove(name, by, event)
 
     async def release(self, name: str, fingerprint: str, by: str) -> None:
         """Let a frozen node back in. Raises Refused."""
@@ -174,7 +175,11 @@ class Desk:
 
     async def answer(self, peer: Peer, op: str, fields: dict[str, Any]) -> dict[str, Any]:
         """Do what *peer*, a Controller, asks for. Raises Refused, NotLeading."""
+        if not self.mesh.loaded:  # what it knows of others is of before it was started
+            raise StoreUnavailable("this Controller has not read the store yet")
         node = self.mesh.directory.nodes.get(peer.node_id)
+        if op == "controllers" and node is not None and (node.learning or node.state == "up"):
+            return {"copy": self.mesh.directory.snapshot().decode()}
         if op == "admit":
             return await self.admittance.admit(peer, fields)
         if op == "enter":
@@ -183,7 +188,7 @@ class Desk:
             raise Refused("FL-PEER-QUESTION", f"{peer.node} is no Controller of the cluster")
         try:
             return await self._do(node, op, fields)
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, AttributeError):
             raise Refused("FL-PEER-QUESTION", f"a question of {peer.node} that cannot be understood",
                           "both must run versions of fairlead that fit") from None
 
@@ -207,7 +212,7 @@ class Desk:
             case "commit":
                 return {"trust_revision": await self.enrolment.commit(fields["fingerprint"], fields["message"])}
             case "remove":
-                removed = await self.remove(fields["name"], fields["by"], fields["event"])
+                removed = await self._remove(fields["name"], fields["by"], fields["event"])
                 return {"fingerprint": PublicKey.from_line(removed.user_key).fingerprint}
             case "release":
                 await self.registry.release(fields["name"], fields["fingerprint"], fields["by"])
@@ -232,6 +237,15 @@ class Desk:
                     raise
                 last = error
         raise last
+
+    async def look_around(self) -> None:
+        """While this Controller comes in: learn from another one which Controllers there are by now."""
+        for name in self.mesh.peers.connected:
+            with contextlib.suppress(FairleadError):
+                answer = await self.mesh.peers.ask(name, "controllers")
+                if not self.mesh.loaded:
+                    self.mesh.directory.restore(str(answer.get("copy", "")).encode())
+                return
 
     async def _led(self, here: Callable[[], Awaitable[T]], there: Callable[[str], Awaitable[T]]) -> T:
         end = self.clock.monotonic() + PATIENCE_S

@@ -90,6 +90,11 @@ class Mesh:
         self.sessions.open(generation, first_epoch)
         self._changed.set()
 
+    @property
+    def loaded(self) -> bool:
+        """Whether the directory is the store's, no longer a copy."""
+        return self._loaded
+
     def cluster(self) -> None:
         """From now on this Controller is one of several, or may become it."""
         self._keeps_copy = True

@@ -57,7 +57,7 @@ class Roster:
         return shown
 
     async def _health(self, member: Member | None) -> Status | None:
-        if member is None or not member.client_urls:
+        if member is None:
             return None
         try:
             async with asyncio.timeout(HEALTH_S):

@@ -12,10 +12,11 @@ from fairlead.base.errors import OperatorError
 from fairlead.base.files import read_private
 from fairlead.keys.seal import seal, unseal
 from fairlead.keys.wire import b64, from_b64
+from fairlead.nodes.records import CLUSTER_KEYS
 from fairlead.store.protocol import Put, Record
 
 NODE_KEY = "node.key"
-CLUSTER_KEY = "cluster/key/"
+CLUSTER_KEY = CLUSTER_KEYS
 ROOT = "pki/root"
 CERTIFICATES = "pki/certificate/"
 SECURE_CHANNEL = "System-Default-Secure-Channel-Cert"

@@ -502,7 +502,12 @@ class Enrolment:
     async def follow(self) -> None:
         """Keep the deadlines of live tokens in view until cancelled."""
         while True:
-            listing = await self._store.list(TOKENS)
+            try:
+                listing = await self._store.list(TOKENS)
+            except StoreUnavailable as reason:
+                log.warning("store.unavailable", reason=str(reason))
+                await asyncio.sleep(1.0)
+                continue
             self._deadlines.clear()
             for record in listing.records:
                 self._note(record.key, record.value)

@@ -43,6 +43,7 @@ from fairlead.mesh.plan import plan_for, same
 from fairlead.nodes.directory import Directory
 from fairlead.nodes.node import Node
 from fairlead.nodes.policy import find
+from fairlead.nodes.service import STORE
 from fairlead.transport.channel import Channel
 from fairlead.transport.peer import Peer, Standing, Target
 from fairlead.transport.tunnel import Tunnel
@@ -206,7 +207,9 @@ class Sessions:
         if node is None or me is None or self.is_link(tunnel) or self._ending:
             return None
         reach = find(node, [me], self._directory.services.values(), host, port)
-        return Target(*reach.service.target_at(me.internal_address), reach.service.name) if reach else None
+        if reach is None or (reach.service == STORE and (not self._generation or self._stale())):
+            return None  # who comes may have been removed: he would write
+        return Target(*reach.service.target_at(me.internal_address), reach.service.name)
 
     def reverse(self, tunnel: Tunnel, host: str, port: int) -> bool:
         """Whether the peer serves *port* at its own internal address from now on."""

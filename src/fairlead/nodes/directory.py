@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Protocol, TypeVar
 
 from fairlead.base import strict
+from fairlead.base.backoff import FullJitter
 from fairlead.base.clock import MINUTE
 from fairlead.base.errors import OperatorError
 from fairlead.keys.ssh import PublicKey
@@ -30,8 +31,9 @@ from fairlead.nodes.records import (
     service_from,
 )
 from fairlead.nodes.service import STORE_SERVICES, Service
-from fairlead.store.protocol import Compacted, Event, Listing
+from fairlead.store.protocol import Compacted, Event, Listing, StoreUnavailable
 
+REACH_S = 10.0
 REST = REST_MINUTES * MINUTE
 T = TypeVar("T")
 
@@ -121,12 +123,23 @@ class Directory:
                         relevant |= self._apply(event)
                     await self._advance(batch[-1].revision, relevant=relevant)
             except Compacted:
-                await self.load()
+                await self._read_again()
+
+    async def _read_again(self) -> None:
+        delay = FullJitter(0.1, 2.0)
+        while True:
+            try:
+                return await self.load()
+            except StoreUnavailable:  # of several Controllers' store; a single one's is there or ends the daemon
+                await asyncio.sleep(delay.next())
 
     async def reached(self, revision: int) -> None:
-        """Return when the picture contains everything up to *revision*."""
-        async with self._moved:
-            await self._moved.wait_for(lambda: self._revision >= revision)
+        """Return when the picture contains everything up to *revision*. Raises StoreUnavailable when it takes long."""
+        try:
+            async with asyncio.timeout(REACH_S), self._moved:
+                await self._moved.wait_for(lambda: self._revision >= revision)
+        except TimeoutError:
+            raise StoreUnavailable("it was done, and is not seen here yet") from None
 
     def named(self, name: str) -> Node | None:
         """The node of that name, if it is there."""

@@ -8,7 +8,7 @@ Rules, and the attack each stops:
 3. Engine to engine is not offered, whatever a policy says: a stolen engine reaches no other engine.
 4. Only nodes in state ``up`` own or reach anything. A Controller that has committed its join and is not admitted yet
    follows the store, which it has to fetch first: its member is reached by the others', and reaches them, and nothing
-   else. The store's door for clients is not for it: there it could write.
+   else. The store's door for clients is not for it.
 """
 
 from collections.abc import Iterable, Iterator

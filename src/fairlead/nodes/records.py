@@ -14,6 +14,8 @@ ADDRESSES = "addresses/"
 KEYS = "keys/"
 SERVICES = "services/"
 EPOCHS = "epochs/"
+CLUSTER_KEYS = "cluster/key/"
+"""The cluster key as each Controller's own key opens it."""
 SERVICES_CHANGED = "services-changed"
 """Rewritten with every change of a service, so that a join can compare that no policy began to mention its name."""
 

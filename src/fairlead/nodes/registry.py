@@ -17,6 +17,7 @@ from fairlead.nodes.node import Endpoint, Node
 from fairlead.nodes.policy import clash
 from fairlead.nodes.records import (
     ADDRESSES,
+    CLUSTER_KEYS,
     EPOCHS,
     KEYS,
     NAMES,
@@ -109,6 +110,8 @@ class Registry:
                 if key is not None:
                     compare.append(Unchanged(key.key, key.revision))
                     then.append(Put(key.key, encode(replace(key_from(key.value), state="revoked"))))
+            if node.role == "controller":
+                then.append(Delete(CLUSTER_KEYS + node.id))
             entry = Entry(event, node.name, by, {"node_id": node.id, "address": node.internal_address,
                                                  "host_key": PublicKey.from_line(node.host_key).fingerprint})
             if await self._do(compare, then, entry):

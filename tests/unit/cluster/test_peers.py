@@ -131,7 +131,7 @@ async def test_a_refusal_comes_over_as_it_was_decided(wire: Wire) -> None:
 
 
 async def test_a_fault_over_there_is_told_over_there_and_ends_no_conversation(wire: Wire) -> None:
-    assert await refusal(wire.peers.ask("ctl-2", "bug", timeout_s=0.2)) == "FL-STORE"
+    assert await refusal(wire.peers.ask("ctl-2", "bug", timeout_s=60)) == "FL-STORE"  # at once
     assert [type(bug) for bug in wire.bugs] == [ZeroDivisionError]
     assert (await wire.peers.ask("ctl-2", "double", n=1))["twice"] == 2
 
@@ -183,3 +183,16 @@ async def test_attack_what_is_no_question_ends_the_conversation(said: bytes) -> 
 async def test_attack_a_reply_to_a_question_that_nobody_asked_is_nothing(wire: Wire) -> None:
     wire.near.incoming.put_nowait(frames.encode(Reply(id=2**40, result={"twice": 0}).model_dump()))
     assert (await wire.peers.ask("ctl-2", "double", n=3))["twice"] == 6
+
+
+@pytest.mark.parametrize("instant", [10**314, -1, "x", None, True, 1.5])
+async def test_attack_a_time_that_is_none_ends_the_connection_and_moves_no_median(
+        instant: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who stands for leader reckons with these: a number beyond all calendars would end the daemon there."""
+    wire = Wire()
+    monkeypatch.setattr(wire.there, "now", lambda: instant)
+    tasks = [asyncio.ensure_future(wire.peers.talk(CTL_2, cast("Tunnel", wire.tunnel))),
+             asyncio.ensure_future(converse(wire.answer, wire.there, ME, cast("Channel", wire.far)))]
+    await asyncio.wait_for(wire.tunnel.closed.wait(), DEADLINE)
+    assert wire.peers.offsets == {}
+    await asyncio.wait(tasks, timeout=DEADLINE)

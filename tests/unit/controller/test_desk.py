@@ -83,7 +83,7 @@ async def seats(tmp_path: Path) -> AsyncIterator[tuple[Seat, Seat]]:
         for seat, key in ((one, world.host_key), (two, host)):
             enrolment = Enrolment(world.store, world.audit, world.directory, world.refusals,
                                   replace(world.enrolment.office, name=seat.name, host_key=key))
-            mesh: Any = SimpleNamespace(directory=world.directory, peers=seat)
+            mesh: Any = SimpleNamespace(directory=world.directory, peers=seat, loaded=True)
             seat.desk = Desk(enrolment, Registry(world.store, world.audit, world.directory), world.store, mesh,
                              cast("Any", seat), cast("Any", seat), world.clock)
         yield one, two
@@ -222,3 +222,24 @@ async def test_the_only_controller_is_not_removed(seats: tuple[Seat, Seat]) -> N
     assert await refusal(one.desk.remove("ctl-1", "root")) == "FL-NODE-CONTROLLER"
     assert PublicKey.from_line(node.user_key).fingerprint in one.world.directory.keys
     assert two.asked == []
+
+
+async def test_attack_a_controller_that_knows_the_others_from_its_disk_only_does_nothing_for_them(
+        seats: tuple[Seat, Seat]) -> None:
+    """The one that asks may have been removed while this one was down."""
+    one, two = seats
+    one.desk.mesh.loaded = False  # type: ignore[misc]
+    for op in ("admit", "enter", "issue", "remove", "controllers"):
+        assert await refusal(one.desk.answer(two.peer(), op, {})) == "FL-STORE"
+
+
+async def test_one_that_comes_in_learns_which_controllers_there_are(seats: tuple[Seat, Seat]) -> None:
+    one, two = seats
+    node = one.world.directory.named("ctl-2")
+    assert node is not None
+    one.world.directory.nodes[node.id] = replace(node, state="joining")  # committed, at joined_at 1
+    answer = await one.desk.answer(two.peer(), "controllers", {})
+    assert b"ctl-1" in answer["copy"].encode()
+    assert b"ctl-2" in answer["copy"].encode()
+    one.world.directory.nodes[node.id] = replace(node, state="frozen")
+    assert await refusal(one.desk.answer(two.peer(), "controllers", {})) == "FL-PEER-QUESTION"

@@ -270,6 +270,12 @@ def test_who_may_have_missed_a_removal_lets_no_engine_in() -> None:
     stale = True
     assert house.sessions.admit("aviseuser", USER.public, "x") is None
     assert house.sessions.admit("avictlruser", CTL_KEY.public, "x") is not None, "the store is made of them"
+    house.offer(*STORE_SERVICES)
+    tunnel = house.tunnel(CTL_KEY, "avictlruser")
+    assert house.target(tunnel, CTL_1.internal_address, 2380) is not None
+    assert house.target(tunnel, CTL_1.internal_address, 2379) is None, "he may be the one who was removed"
+    stale = False
+    assert house.target(tunnel, CTL_1.internal_address, 2379) is not None
 
 
 # -- what he may ask for ----------------------------------------------------------------------------------------------
