@@ -87,11 +87,17 @@ class Admittance:
         for member in await members.list():
             if url in member.peer_urls and (fields.get("fresh") or not member.learner):
                 await members.remove(member.id)  # it has nothing of what that member knew
-        with contextlib.suppress(FairleadError):
+        refused: FairleadError | None = None
+        try:
             await members.add_learner(url)
+        except FairleadError as error:  # whether it happened is read
+            refused = error
         there = await members.list()
         if not any(url in member.peer_urls for member in there):
-            raise Refused("FL-CLUSTER-BUSY", "another Controller is just coming in", "it is tried again")
+            other = next(iter(self._names([member for member in there if member.learner])), None)
+            if other is None and refused is not None:
+                raise self._unsettled(there) if refused.code == "FL-MEMBER-UNSETTLED" else refused
+            raise Refused("FL-CLUSTER-BUSY", f"{other or 'another Controller'} is just coming in", "it is tried again")
         self._asked[node.id] = self.cluster.clock.monotonic()
         log.info("cluster.admitting", about=node.name, step="its member of the store follows")
         assert self.cluster.note is not None
@@ -188,6 +194,17 @@ class Admittance:
         return Refused("FL-CLUSTER-REACH", f"{self.cluster.trust.node} does not reach {node.name}: {why}",
                        "Controllers reach each other's SSH port both ways: see --address and --ssh-port there, and the "
                        "firewall")
+
+    def _unsettled(self, there: Sequence[Member]) -> Refused:
+        """etcd takes a new member only while it is connected to every one that votes; who is away is to be said."""
+        me, peers = self.cluster.trust.node, self.cluster.mesh.peers.connected
+        away = sorted(name for name in self._names(there) if name != me and name not in peers)
+        if not away:
+            return Refused("FL-MEMBER-UNSETTLED", "the members of the store have not all been connected for five "
+                           "seconds", "it is tried again")
+        who = ", ".join(away)
+        return Refused("FL-MEMBER-UNSETTLED", f"the store takes no new member while {who} cannot be reached",
+                       f"bring it back, or `fairlead node remove {away[0]}` if it is gone for good")
 
     def _names(self, members: Sequence[Member]) -> dict[str, str]:
         """Name and internal address of each member's node."""

@@ -114,7 +114,7 @@ class Arrival:
 
     async def _until_answered(self, kind: type[T], op: str, **fields: Any) -> T:
         """Ask again until the answer is yes. What is in the way is a problem of this node meanwhile."""
-        began, said, tries = self.cluster.clock.monotonic(), "", 0
+        began, said, tries = self.cluster.clock.monotonic(), set[str](), 0
         while True:
             try:
                 return kind.model_validate(await self.ask(op, **fields))
@@ -125,9 +125,11 @@ class Arrival:
                 error = refusal
             if error.code in ("FL-MEMBER-UNKNOWN", "FL-NODE-REMOVED"):
                 raise error
-            line = error.line()
-            if line != said and self.cluster.clock.monotonic() - began > PATIENCE_S:
-                said = self.cluster.problem = line
+            late = self.cluster.clock.monotonic() - began > PATIENCE_S
+            if late:
+                self.cluster.problem = error.line()
+            if late and error.code not in said:  # reasons that take turns are said once each
+                said.add(error.code)
                 log.warning("cluster.waiting", step=op, code=error.code, reason=error.message)
             tries += 1
             if tries % LOOK_EVERY == 0:
