@@ -7,13 +7,13 @@ would have to be exported again. The next Controller that answers reserves and c
 from collections.abc import Callable
 from pathlib import Path
 
-from fairlead.base import configuration
+from fairlead.base import configuration, files
 from fairlead.base.clock import Clock
 from fairlead.base.errors import OperatorError
 from fairlead.cluster import note as notes
 from fairlead.cluster.etcd import CLIENT_PORT, PEER_PORT, check_etcd
 from fairlead.cluster.note import Note
-from fairlead.controller.initialise import STORE, refuse_foreign
+from fairlead.controller.initialise import COPY, STORE, refuse_foreign
 from fairlead.controller.settings import ControllerSettings
 from fairlead.enrol.bundle import Bundle
 from fairlead.enrol.join import Joiner, Progress
@@ -49,6 +49,7 @@ async def join(state: Path, name: str, settings: ControllerSettings, bundle: Cal
     joiner = Joiner(state, "controller", name, clock, endpoint=settings.endpoint, progress=progress)
 
     def settle() -> None:
+        files.remove(state / COPY)  # of the cluster from which this folder's Controller was removed
         Note(stage="committed").save(state)
         configuration.save(state, settings)
 
