@@ -504,7 +504,7 @@ def announcement(data: bytes) -> bool:
         fields = strict.loads(data)
     except ValueError:
         return False
-    endpoint = attempt(lambda: application._endpoint(fields)) if isinstance(fields, dict) else None
+    endpoint = attempt(lambda: application.endpoint_of(fields)) if isinstance(fields, dict) else None
     if endpoint is None:
         return False
     plain(data)

@@ -236,7 +236,7 @@ class _Controller:
                     await arrive()
                 self.https.append(await serve(application, [doors.control], presented=None, limits=API_LIMITS,
                                               admission=Admission(512, 512)))
-                on_signals(self.stop, lambda: self._reload(registry, group))
+                on_signals(self.stop, lambda: self._reload(registry, mesh, group))
                 notify("READY=1")
                 log.info("controller.ready", version=self.version, api_port=self.settings.api_port,
                          portal_port=self.settings.portal_port, ssh_port=self.settings.ssh_port)
@@ -285,7 +285,8 @@ class _Controller:
             if note.stage != "committed":
                 cluster.open()
             if note.stage != "member":
-                await Arrival(cluster, desk.ask_leader, desk.look_around, self.version).come_in()
+                await Arrival(cluster, desk.ask_leader, lambda: desk.look_around(self.settings.endpoint),
+                              self.version).come_in()
         while not cluster.signing.cluster_key:
             try:
                 cluster.signing.cluster_key = await secrets.open_cluster_key(store, self.state, self.trust.node_id)
@@ -393,7 +394,7 @@ class _Controller:
                 step = cluster.time_step
                 log.warning("clock.step", code="FL-TIME-STEP", back_s=step / SECOND)
 
-    def _reload(self, registry: Registry, group: asyncio.TaskGroup) -> None:
+    def _reload(self, registry: Registry, mesh: Mesh, group: asyncio.TaskGroup) -> None:
         """SIGHUP: what may change while running is the addresses and the log level; ports and view need a restart."""
         try:
             settings = load_settings(self.state)
@@ -404,7 +405,8 @@ class _Controller:
         if any(getattr(settings, name) != getattr(self.settings, name) for name in fixed):
             log.warning("reload.restart-needed", settings=", ".join(fixed))
         self.settings = self.settings.model_copy(update={"addresses": settings.addresses})
-        group.create_task(self._announce(registry))
+        if mesh.loaded:  # before, it is told to whoever is asked to let us in, and announced when the store is there
+            group.create_task(self._announce(registry))
         logs.start(self.trust.node, settings.log_level)
         log.info("reload.done")
 

@@ -33,9 +33,10 @@ from fairlead.enrol.state import decode as decode_token
 from fairlead.enrol.state import encode as encode_token
 from fairlead.keys.ssh import PublicKey
 from fairlead.keys.wire import b64, from_b64
-from fairlead.nodes.node import Node
+from fairlead.nodes.node import Endpoint, Node
 from fairlead.nodes.records import KEYS
 from fairlead.nodes.registry import Registry
+from fairlead.portal.application import endpoint_of
 from fairlead.store.fence import NotLeading
 from fairlead.store.protocol import Record, StoreUnavailable
 from fairlead.transport.peer import Peer
@@ -179,6 +180,8 @@ class Desk:
             raise StoreUnavailable("this Controller has not read the store yet")
         node = self.mesh.directory.nodes.get(peer.node_id)
         if op == "controllers" and node is not None and (node.learning or node.state == "up"):
+            if node.learning:  # it has no store yet to say it in, and is not reached where it is not
+                await self.registry.announce(node.id, endpoint_of(fields), node.name)
             return {"copy": self.mesh.directory.snapshot().decode()}
         if op == "admit":
             return await self.admittance.admit(peer, fields)
@@ -227,7 +230,8 @@ class Desk:
         """Ask whoever leads; a node that does not know asks them all. Raises what the leader, or the last one, says."""
         last: FairleadError = StoreUnavailable("no other Controller is connected")
         leader = self.cluster.leader
-        for name in [leader] if leader in self.mesh.peers.connected else self.mesh.peers.connected:
+        there = self._admitted()
+        for name in [leader] if leader in there else there:
             try:
                 return await self.mesh.peers.ask(str(name), op, timeout_s=30.0, **fields)
             except (NotLeading, StoreUnavailable) as error:
@@ -238,14 +242,21 @@ class Desk:
                 last = error
         raise last
 
-    async def look_around(self) -> None:
-        """While this Controller comes in: learn from another one which Controllers there are by now."""
-        for name in self.mesh.peers.connected:
+    async def look_around(self, here: Endpoint) -> None:
+        """While this Controller comes in: tell another one where it is found, and learn which Controllers there are."""
+        for name in self._admitted():
             with contextlib.suppress(FairleadError):
-                answer = await self.mesh.peers.ask(name, "controllers")
+                answer = await self.mesh.peers.ask(
+                    name, "controllers", addresses=list(here.addresses), api_port=here.api_port,
+                    portal_port=here.portal_port, ssh_port=here.ssh_port)
                 if not self.mesh.loaded:
                     self.mesh.directory.restore(str(answer.get("copy", "")).encode())
                 return
+
+    def _admitted(self) -> list[str]:
+        """Who can be asked: one that is itself still coming in answers for nobody."""
+        up = {node.name for node in self.mesh.directory.controllers()}
+        return [name for name in self.mesh.peers.connected if name in up]
 
     async def _led(self, here: Callable[[], Awaitable[T]], there: Callable[[str], Awaitable[T]]) -> T:
         end = self.clock.monotonic() + PATIENCE_S

@@ -205,12 +205,13 @@ class Portal:
             await self._registry.remove(node.name, node.name, "node.left")
             return b'{"v":1,"result":"removed"}'
         if operation == "announce" and node.role == "controller":
-            await self._registry.announce(node.id, _endpoint(fields), node.name)
+            await self._registry.announce(node.id, endpoint_of(fields), node.name)
             return b'{"v":1,"result":"announced"}'
         raise Refused("FL-JOIN-FORMAT", "this node may not ask for that")
 
 
-def _endpoint(fields: dict[str, Any]) -> Endpoint:
+def endpoint_of(fields: dict[str, Any]) -> Endpoint:
+    """What a Controller announces. Raises Refused FL-JOIN-FORMAT, FL-ADDRESS."""
     addresses: Any = fields.get("addresses")
     ports: list[Any] = [fields.get(f"{name}_port") for name in ("api", "portal", "ssh")]
     if not isinstance(addresses, list) or not all(type(port) is int and 0 < port < 65536 for port in ports):

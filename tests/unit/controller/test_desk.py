@@ -237,9 +237,28 @@ async def test_one_that_comes_in_learns_which_controllers_there_are(seats: tuple
     one, two = seats
     node = one.world.directory.named("ctl-2")
     assert node is not None
-    one.world.directory.nodes[node.id] = replace(node, state="joining")  # committed, at joined_at 1
-    answer = await one.desk.answer(two.peer(), "controllers", {})
+    joining = replace(node, state="joining")  # committed, at joined_at 1
+    await one.world.store.transact([], [Put(records.NODES + node.id, records.encode(joining))])
+    await one.world.directory.reached((await one.world.store.list("nothing")).revision)
+    here = {"addresses": ["192.0.2.21"], "api_port": 443, "portal_port": 8443, "ssh_port": 22}
+    answer = await one.desk.answer(two.peer(), "controllers", here)
     assert b"ctl-1" in answer["copy"].encode()
     assert b"ctl-2" in answer["copy"].encode()
+    assert one.world.directory.nodes[node.id] == replace(joining, endpoint=Endpoint(("192.0.2.21",), 443, 8443, 22))
+    assert await refusal(one.desk.answer(two.peer(), "controllers", here | {"ssh_port": 0})) == "FL-JOIN-FORMAT"
     one.world.directory.nodes[node.id] = replace(node, state="frozen")
-    assert await refusal(one.desk.answer(two.peer(), "controllers", {})) == "FL-PEER-QUESTION"
+    assert await refusal(one.desk.answer(two.peer(), "controllers", here)) == "FL-PEER-QUESTION"
+
+
+async def test_attack_one_that_is_still_coming_in_is_asked_by_nobody(seats: tuple[Seat, Seat]) -> None:
+    """It could hand out a CA and keys of its own as those of the cluster."""
+    one, _two = seats
+    node = one.world.directory.named("ctl-2")
+    assert node is not None
+    one.desk.mesh.peers.connected = ["ctl-2"]  # type: ignore[misc]
+    assert await refusal(one.desk.ask_leader("revoke", token_id="00" * 16, by="root")) == "FL-TOKEN-UNKNOWN"
+    one.world.directory.nodes[node.id] = replace(node, state="joining")
+    one.asked.clear()
+    assert await refusal(one.desk.ask_leader("admit")) == "FL-STORE"
+    await one.desk.look_around(Endpoint(("192.0.2.10",), 443, 8443, 22))
+    assert one.asked == []
