@@ -336,6 +336,7 @@ def tell(at: Redemption, before: str, meanwhile_first: bool, parked: str, meanwh
     finish(waits)
 
 
+@pytest.mark.timeout(900)  # hundreds of stories, on a machine that is busy with others
 @pytest.mark.parametrize("told", [STORIES[::23], *(
     pytest.param([story for story in STORIES if story[0] == before], marks=pytest.mark.whole) for before in BEFORE)],
     ids=["some", *BEFORE])

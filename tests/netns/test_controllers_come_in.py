@@ -23,7 +23,8 @@ pytestmark = pytest.mark.whole
 
 @pytest.fixture(scope="module")
 def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
-    with cluster(tmp_path_factory.mktemp("cluster"), controllers=1, spare=("ctl-2", "ctl-3")) as made:
+    with cluster(tmp_path_factory.mktemp("cluster"), controllers=1,
+                 spare=("ctl-2", "ctl-3", "ctl-4", "ctl-5")) as made:
         yield made
 
 
@@ -109,7 +110,20 @@ def test_3_a_learner_that_never_comes_back_is_taken_out_and_its_name_may_join_ag
     assert "while-it-was-away" in town.written("ctl-3")
 
 
-def test_4_attack_a_bundle_that_was_used_or_is_for_another_role(town: Town, tmp_path: Path) -> None:
+def test_4_two_that_come_in_at_once_both_come_in(town: Town) -> None:
+    """etcd takes one learner at a time; the other one asks again, and learns of the first meanwhile."""
+    for name in ("ctl-4", "ctl-5"):
+        town.join("controller", name, at="ctl-2").done()
+    for name in ("ctl-4", "ctl-5"):
+        town[name].start(ready=False)
+    town.until_well("ctl-1", "ctl-2", "ctl-3", "ctl-4", "ctl-5")
+    for name in ("ctl-4", "ctl-5"):
+        town["ctl-1"].cli("node", "remove", name).done()
+        assert town[name].ended() == 0
+    town.until_well("ctl-1", "ctl-2", "ctl-3")
+
+
+def test_5_attack_a_bundle_that_was_used_or_is_for_another_role(town: Town, tmp_path: Path) -> None:
     spare = Daemon("controller", "ctl-9", tmp_path / "ctl-9", "127.64.0.0/10")
     spare.before = town.net.hosts["ctl-2"].command()  # whose ports are taken by ctl-2
     ports = ["--api-port", "4443", "--portal-port", "4444", "--ssh-port", "4022"]
