@@ -102,14 +102,17 @@ class Directory:
         return snapshot_of(self.nodes.values(), self.keys.values())
 
     def restore(self, data: bytes) -> None:
-        """The picture of a `snapshot`, until `load`. Raises OperatorError FL-STATE-DAMAGED."""
-        self._clear()
+        """The picture of a `snapshot`, until `load`. Raises OperatorError FL-STATE-DAMAGED; then nothing changes."""
+        picture = Directory(self._store)
         try:
             for key, value in strict.loads(data).items():
-                self._apply(Event(key, value.encode(), 0))
+                picture._apply(Event(key, value.encode(), 0))
         except (ValueError, TypeError, AttributeError):
             raise OperatorError("FL-STATE-DAMAGED", "the copy of the directory is damaged",
                                 "delete it; another Controller brings it again") from None
+        self._clear()
+        self.nodes |= picture.nodes
+        self.keys |= picture.keys
         for changed in self._listeners:
             changed()
 

@@ -117,7 +117,9 @@ async def test_a_copy_has_the_controllers_and_their_keys_and_nothing_of_engines(
 
 @pytest.mark.parametrize("copy", [b"", b"[]", b"{", b'{"nodes/x": "{}"}', b'{"nodes/x": 7}', b'{"nodes/x": null}'])
 async def test_a_copy_that_is_damaged_is_refused(world: World, copy: bytes) -> None:
+    before = dict(world.directory.nodes)
     assert denied(lambda: world.directory.restore(copy)) == "FL-STATE-DAMAGED"
+    assert world.directory.nodes == before
 
 
 async def test_another_store_begins_to_count_anew(world: World) -> None:
