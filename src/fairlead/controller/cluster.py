@@ -39,6 +39,7 @@ from fairlead.controller.mesh import Mesh
 from fairlead.controller.settings import ControllerSettings
 from fairlead.controller.signing import Signing
 from fairlead.enrol.trust import Trust
+from fairlead.nodes.node import Node
 from fairlead.pki.request import new_request
 from fairlead.store.etcd import EtcdStore
 from fairlead.store.fence import NotLeading, unfenced
@@ -139,13 +140,17 @@ class Cluster:
             raise StoreUnavailable("the store has no members")
         return Members(self._gateway)
 
+    def node_of(self, member: Member) -> Node | None:
+        """The Controller whose member of the store it is, by its address."""
+        return next((node for node in self.mesh.directory.nodes.values()
+                     if node.role == "controller" and peer_url(node.internal_address) in member.peer_urls), None)
+
     def endpoint(self, member: Member) -> Gateway:
         """The way to one member and no other: to its node's address, whatever it says of itself.
 
         Raises StoreUnavailable when it is no node's.
         """
-        nodes = {peer_url(n.internal_address): n for n in self.mesh.directory.nodes.values() if n.role == "controller"}
-        node = next((nodes[url] for url in member.peer_urls if url in nodes), None)
+        node = self.node_of(member)
         if node is None:
             raise StoreUnavailable("a member of the store is no Controller's")
         url = client_url(node.internal_address)
@@ -209,6 +214,7 @@ class Cluster:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
+        self._tasks.clear()
         await self._hang_up()
 
     async def _hang_up(self) -> None:
@@ -220,17 +226,12 @@ class Cluster:
 
     async def forget(self) -> None:
         """This node's member of the store is none any more: end it, and begin with admission."""
-        for task in self._tasks:
-            task.cancel()
-            await asyncio.wait([task])
-        self._tasks.clear()
+        await self.close()
         self.etcd = None
-        await self._hang_up()
-        self.record(stage="committed", base=0, members={})
+        self.record(Note(stage="committed"))
 
-    def record(self, *, stage: notes.Stage, base: int, members: dict[str, str]) -> None:
+    def record(self, note: Note) -> None:
         """Note how far this Controller has come, for good. Raises OperatorError."""
-        note = Note(stage=stage, base=base, members=members)
         note.save(self.state)
         self.note = note
 
@@ -305,6 +306,6 @@ class Cluster:
 
     def _moved(self, moved: Moved) -> None:
         """The step that makes it last."""
-        self.record(stage="member", base=moved.base, members={self.trust.node: self.trust.internal_address})
+        self.record(Note(stage="member", base=moved.base, members={self.trust.node: self.trust.internal_address}))
         self.sqlite = None
         self.founded()
