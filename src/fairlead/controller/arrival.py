@@ -74,7 +74,7 @@ class Arrival:
             if cluster.note.stage == "committed":
                 await self._be_admitted()
             if cluster.etcd is None:
-                cluster.open()
+                await cluster.open()
             if await self._enter():
                 cluster.problem = ""
                 return

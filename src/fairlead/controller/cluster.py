@@ -8,7 +8,7 @@ Controller as it was. The other rooms of it: `admission` (the leader's side of c
 
 import asyncio
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from fairlead.cluster.members import Member, Members
 from fairlead.cluster.move import MovableStore, Moved, Shifted
 from fairlead.cluster.note import Note
 from fairlead.cluster.tenure import MARGIN, Timing
+from fairlead.controller.initialise import STORE
 from fairlead.controller.mesh import Mesh
 from fairlead.controller.settings import ControllerSettings
 from fairlead.controller.signing import Signing
@@ -45,14 +46,13 @@ from fairlead.store.etcd import EtcdStore
 from fairlead.store.fence import NotLeading, unfenced
 from fairlead.store.gateway import Gateway
 from fairlead.store.protocol import Compare, StoreUnavailable
-from fairlead.store.sqlite import SQLiteStore
+from fairlead.store.sqlite import SQLiteStore, files_of
 
 TIMING = Timing()
 BIRTH_S = 20.0
 """For a new member to come up."""
 STEP_DOWN_S = 10.0
 ASK_AGAIN_S = 0.25
-OLD_STORE = ("store.db", "store.db-wal", "store.db-shm")
 
 log = structlog.get_logger("fairlead.cluster")
 
@@ -166,24 +166,30 @@ class Cluster:
 
     # -- begin and end ------------------------------------------------------------------------------------------------
 
-    def open(self) -> None:
+    async def open(self) -> None:
         """Be a member as the note says: its process, and from now on the store. Raises OperatorError."""
         assert self.note is not None
         if self.note.stage == "member" and not (folder(self.state) / "data" / "member").is_dir():
             raise OperatorError("FL-STATE-DAMAGED", f"the data of this node's etcd in {folder(self.state)} is gone",
                                 "restore the state folder, or remove this Controller on another one and join it anew")
-        for name in OLD_STORE:  # of before the move, if that was stopped at its end
-            files.remove(self.state / name)
-        me = self.trust.internal_address
-        addresses = [me, *(address for address in self.note.members.values() if address != me)]
-        context = member_context(self.state)
-        self._own = Gateway([client_url(me)], context)
-        self._gateway = Gateway([client_url(address) for address in addresses], context)
-        plan = Plan(self.trust.node, me, self.trust.cluster_uuid, self.note.members,
-                    existing=len(self.note.members) > 1)
-        self.etcd = Etcd(check_etcd(), self.state, plan, self._own)
-        self._tasks.append(self.group.create_task(self.etcd.run(), name="etcd"))
+        self._drop_old_store()  # of before the move, if that was stopped at its end
+        await self._run_member(self.note.members)
         self.store.found(Shifted(self._new_store(), self.note.base))
+
+    async def _run_member(self, members: Mapping[str, str]) -> Etcd:
+        """Start this node's member of *members*, names and internal addresses. Raises OperatorError."""
+        me = self.trust.internal_address
+        plan = Plan(self.trust.node, me, self.trust.cluster_uuid, members, existing=len(members) > 1)
+        binary, context = await asyncio.to_thread(check_etcd), member_context(self.state)
+        self._own = Gateway([client_url(me)], context)
+        self._gateway = Gateway(list(map(client_url, dict.fromkeys([me, *members.values()]))), context)
+        self.etcd = Etcd(binary, self.state, plan, self._own)
+        self._tasks.append(self.group.create_task(self.etcd.run(), name="etcd"))
+        return self.etcd
+
+    def _drop_old_store(self) -> None:
+        for file in files_of(self.state / STORE):
+            files.remove(file)
 
     def lead(self) -> None:
         """Stand for leader from now on."""
@@ -263,39 +269,31 @@ class Cluster:
             if self.settings.view is not None:
                 raise Refused("FL-CLUSTER-VIEW", f"{self.trust.node} sees internal addresses in a --view of its own",
                               "Controllers of a cluster need a host, or a network namespace, each")
-            binary = await asyncio.to_thread(check_etcd)
-            old, me = self.sqlite, self.trust.internal_address
+            await asyncio.to_thread(check_etcd)  # before anything is made
+            old, me = self.sqlite, {self.trust.node: self.trust.internal_address}
             log.info("cluster.founding", step="a store of one member")
             shutil.rmtree(folder(self.state), ignore_errors=True)
             key, request = new_request()
             put_identity(self.state, await self.signing.certify(self.mesh.me, request), key, await self.signing.root())
-            context = member_context(self.state)
-            self._own, self._gateway = Gateway([client_url(me)], context), Gateway([client_url(me)], context)
-            plan = Plan(self.trust.node, me, self.trust.cluster_uuid, {self.trust.node: me}, existing=False)
-            self.etcd = Etcd(binary, self.state, plan, self._own)
-            running = self.group.create_task(self.etcd.run(), name="etcd")
+            etcd = await self._run_member(me)
             try:
                 async with asyncio.timeout(BIRTH_S):
-                    await self.etcd.ready()
+                    await etcd.ready()
                 moved = await self.store.move(old, self._new_store(), self._moved)
             except BaseException as error:
-                running.cancel()
-                await asyncio.wait([running])
-                problems = "; ".join(self.etcd.problems)
+                problems = "; ".join(etcd.problems)
+                await self.close()
                 files.remove(self.state / notes.FILE)  # it may be there though writing it has failed
                 self.etcd = self.note = None
-                await self._hang_up()
                 shutil.rmtree(folder(self.state), ignore_errors=True)
                 if isinstance(error, TimeoutError):
                     raise OperatorError("FL-ETCD-DOWN", f"etcd does not come up: {problems or 'it does not answer'}",
                                         "see its lines in the log, then ask again") from None
                 raise
-            self._tasks.append(running)
             self.lead()
             self.mesh.cluster()
             await old.close()
-            for name in OLD_STORE:
-                files.remove(self.state / name)
+            self._drop_old_store()
             log.info("cluster.founded", records=moved.records, checksum=moved.checksum)
         try:
             async with asyncio.timeout(BIRTH_S):

@@ -283,7 +283,7 @@ class _Controller:
             note = self.note
             assert note is not None
             if note.stage != "committed":
-                cluster.open()
+                await cluster.open()
             if note.stage != "member":
                 await Arrival(cluster, desk.ask_leader, lambda: desk.look_around(self.settings.endpoint),
                               self.version).come_in()

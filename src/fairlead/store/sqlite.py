@@ -403,6 +403,11 @@ def span(prefix: str) -> tuple[bytes, bytes]:
     return prefix.encode(), prefix.encode() + b"\xff"
 
 
+def files_of(path: Path) -> Sequence[Path]:
+    """The store at *path*, and what SQLite keeps beside it."""
+    return path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")
+
+
 def make_private_file(path: Path) -> None:
     """Make *path* 0600, or check it and what SQLite keeps beside it. SQLite gives those the mode of *path*."""
     try:
@@ -413,7 +418,7 @@ def make_private_file(path: Path) -> None:
     except OSError as error:
         raise OperatorError("FL-STATE-UNWRITABLE", f"the store {path} cannot be made: {error.strerror}",
                             "check the state folder and its owner") from error
-    for file in (path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")):
+    for file in files_of(path):
         with contextlib.suppress(FileNotFoundError):
             mode = file.lstat().st_mode
             if not stat.S_ISREG(mode):
