@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fairlead.base.errors import FairleadError
+from fairlead.cluster import clocks
 from fairlead.cluster.etcd import peer_url
 from fairlead.cluster.members import Member, Status, status
 from fairlead.controller.cluster import Cluster
@@ -35,6 +36,7 @@ class Roster:
         if not self.cluster.clustered:
             shown["members"] = [_shown(self.cluster.mesh.me, "leader", "up", None, 0)]
             return shown
+        shown["alarms"] += clocks.alarms(self.cluster.clocks)
         members: Sequence[Member] = ()
         with contextlib.suppress(FairleadError):
             members = await self.cluster.members().list()
@@ -64,7 +66,6 @@ class Roster:
                 return await status(self.cluster.endpoint(member))
         except (FairleadError, TimeoutError):
             return None
-
 
 
 def _shown(node: Node, role: str, state: str, health: Status | None, newest: int) -> dict[str, Any]:

@@ -171,6 +171,14 @@ async def test_how_far_the_clocks_are_apart_is_known(wire: Wire, monkeypatch: py
             await asyncio.sleep(0.01)
 
 
+async def test_a_clock_that_is_set_here_shows_at_once(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without asking again: whose own clock jumps must not lead with it for another second."""
+    right = wire.here.monotonic
+    monkeypatch.setattr(wire.here, "monotonic", lambda: right() - 3600)
+    wire.here.instant += 3600 * SECOND
+    assert wire.peers.offsets["ctl-2"] == -3600
+
+
 @pytest.mark.parametrize("said", [b"\0\0\0\x02{}", frames.encode({"id": 1, "op": "x", "more": 1}),
                                   frames.encode({"id": -1, "op": "x"}), b"\xff\xff\xff\xff"])
 async def test_attack_what_is_no_question_ends_the_conversation(said: bytes) -> None:
