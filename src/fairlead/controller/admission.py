@@ -23,10 +23,10 @@ import structlog
 from fairlead.audit.record import Entry
 from fairlead.base.clock import SECOND
 from fairlead.base.errors import FairleadError, Refused
+from fairlead.cluster.clocks import MOST_OFFSET
 from fairlead.cluster.etcd import QUOTA_BYTES, peer_url
 from fairlead.cluster.members import Member
 from fairlead.cluster.move import Moved
-from fairlead.cluster.tenure import MOST_OFFSET
 from fairlead.cluster.upkeep import Upkeep
 from fairlead.controller.cluster import ASK_AGAIN_S, Cluster
 from fairlead.keys.seal import hpke_seal

@@ -18,6 +18,7 @@ import structlog
 from fairlead.base import files
 from fairlead.base.clock import SECOND, Clock
 from fairlead.base.errors import OperatorError, Refused
+from fairlead.cluster import clocks
 from fairlead.cluster import note as notes
 from fairlead.cluster.etcd import (
     Etcd,
@@ -125,7 +126,14 @@ class Cluster:
     def problems(self) -> list[str]:
         """What is wrong, one line each."""
         found = list(self.etcd.problems) if self.etcd is not None else []
+        if (off := clocks.astray(self.clocks).get(self.trust.node)) is not None:
+            found.append(clocks.alarm(self.trust.node, off))
         return [*found, self.problem] if self.problem else found
+
+    @property
+    def clocks(self) -> dict[str, int]:
+        """By name: how far the Controllers' clocks are ahead of this one's, which is among them; microseconds."""
+        return {self.trust.node: 0, **self._offsets()}
 
     @property
     def time_step(self) -> int:
@@ -196,7 +204,8 @@ class Cluster:
         assert self._gateway is not None
         self.leadership = Leadership(
             self.store, GatewayLeases(self._gateway), self.clock, node=self.trust.node_id, name=self.trust.node,
-            timing=TIMING, offsets=self._offsets)
+            timing=TIMING, offsets=lambda: list(self._offsets().values()),
+            controllers=lambda: len(self.mesh.directory.controllers()))
         self._leading_task = self.group.create_task(self.leadership.run(), name="leadership")
         self._standing.set()
         self.mesh.directory.listen(self._reach_all)
@@ -241,10 +250,10 @@ class Cluster:
         note.save(self.state)
         self.note = note
 
-    def _offsets(self) -> list[int]:
+    def _offsets(self) -> dict[str, int]:
         """How far the clocks of the other Controllers are ahead; those that are not admitted yet have no say."""
         names = {node.name for node in self.mesh.directory.controllers()}
-        return [int(offset * SECOND) for name, offset in self.mesh.peers.offsets.items() if name in names]
+        return {name: int(offset * SECOND) for name, offset in self.mesh.peers.offsets.items() if name in names}
 
     def _new_store(self) -> EtcdStore:
         assert self._gateway is not None

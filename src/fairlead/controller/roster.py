@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fairlead.base.errors import FairleadError
+from fairlead.cluster import clocks
 from fairlead.cluster.members import Member, Status, status
 from fairlead.controller.cluster import Cluster
 from fairlead.nodes.node import Node
@@ -34,6 +35,7 @@ class Roster:
         if not self.cluster.clustered:
             shown["members"] = [_shown(self.cluster.mesh.me, "leader", "up", None, 0)]
             return shown
+        shown["alarms"] += clocks.alarms(self.cluster.clocks)
         members: Sequence[Member] = ()
         with contextlib.suppress(FairleadError):
             members = await self.cluster.members().list()
