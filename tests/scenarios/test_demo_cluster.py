@@ -63,4 +63,4 @@ def test_a_machine_without_namespaces_is_told(tmp_path: Path) -> None:
                            env=os.environ | {"PATH": str(tmp_path)})
     assert (found.returncode, found.stdout, found.stderr.count("\n")) == (1, "", 1), found
     assert "Operation not permitted" in found.stderr
-    assert found.stderr.endswith("[FL-DEMO-NAMESPACES]\n")
+    assert found.stderr.endswith("[FL-NAMESPACES]\n")

@@ -1,6 +1,6 @@
-"""The place of the demo of a cluster: each node on a host of its own, with the ports that it has in earnest."""
+"""A stage for a cluster: each node on a host of its own, with the ports that it has in earnest."""
 
-import json
+import itertools
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,15 +8,23 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fairlead.cli.demo.machine import until
-from fairlead.cli.demo.namespaces import Network
-from fairlead.cli.demo.processes import Failed, Result
-from fairlead.cli.demo.stage import Node, Stage
+from fairlead.base.errors import FairleadError
+from fairlead.cli.netns.network import Network
+from fairlead.cli.stage.machine import until
+from fairlead.cli.stage.processes import Failed, Result, Started
+from fairlead.cli.stage.stage import Node, Stage
+from fairlead.client.control import ControlClient
 
 CONTROLLERS = ("ctl-1", "ctl-2", "ctl-3")
 ENGINES = ("se-1", "se-2")
 WELL_S = 45.0
+CONTROL_S = 30.0
 SERVICE_PORTS = 21_000
+
+
+def pairs(*names: str) -> list[tuple[str, str]]:
+    """Who is joined to whom: all, but no engine to an engine."""
+    return [pair for pair in itertools.combinations(names, 2) if not all(one in ENGINES for one in pair)]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -28,12 +36,18 @@ class Town(Stage):
     """How many changes of the store were accepted."""
 
     def node(self, name: str) -> Node:
-        """The node *name*; it is given a host when it is first named."""
+        """The node *name*, on its host."""
         with self._turn:
             if name not in self.nodes:
-                host = self.network.add(name)
+                host = self.network.hosts[name]
                 self.nodes[name] = Node(name, self.folder / name, "", self.folder / f"{name}.log", host.within)
             return self.nodes[name]
+
+    def close(self) -> list[Started]:
+        """End everything that runs here, and take the hosts away; returns what ended only when it was killed."""
+        stubborn = Stage.close(self)
+        self.network.close()
+        return stubborn
 
     def where(self, name: str) -> str:
         """The address of its host."""
@@ -46,13 +60,20 @@ class Town(Stage):
         return path
 
     def status(self, at: str) -> dict[str, Any]:
-        """What `cluster status` shows there; nothing known while its daemon does not answer."""
-        found = self.fairlead("cluster", "status", "--json", on=at)
+        """What `cluster status` shows there; nothing known while its daemon does not answer.
+
+        The daemon is asked without a command: looking again and again must not take the machine's time from those who
+        are looked at.
+        """
         try:
-            seen: dict[str, Any] = json.loads(found.out)
-        except ValueError:
+            seen: dict[str, Any] = self.control(at).get("/api/cluster/status")
+        except FairleadError:
             return {"leader": None, "term": 0, "members": [], "quorum": False}
         return seen
+
+    def control(self, at: str) -> ControlClient:
+        """The daemon there, as the command line asks it."""
+        return ControlClient(self.node(at).state, CONTROL_S)
 
     def well(self, *names: str, at: str) -> dict[str, Any]:
         """Its status, once exactly these Controllers vote, are up with lag 0, and one leads. Raises Failed."""
