@@ -30,8 +30,7 @@ def first(town: Town) -> str:
     if town.postgres.installed:
         port, log = town.port("postgres"), town.folder / "postgres.log"
         town.background("postgres", lambda: town.postgres.start(town.processes, port, log, town.node("ctl-2").within))
-    town.fairlead("controller", "init", "--name", "ctl-1", "--address", town.where("ctl-1"), on="ctl-1").done()
-    ready = town.run("ctl-1", "controller")
+    ready = town.found("ctl-1")
     hosts = ", ".join(f"{name} {town.where(name)}" for name in (*CONTROLLERS, *ENGINES))
     return f"each node has a network namespace of its own ({hosts}); ctl-1 is ready {ready:.1f} s after its start"
 
@@ -41,8 +40,7 @@ def controllers(town: Town) -> str:
     took = []
     for number, name in enumerate(CONTROLLERS[1:], 2):
         began = time.monotonic()
-        path = town.bundle("controller", name, "ctl-1")
-        town.fairlead("controller", "join", str(path), "--name", name, "--address", town.where(name), on=name).done()
+        town.enrol("controller", name, "ctl-1")
         town.run(name, "controller")
         town.well(*CONTROLLERS[:number], at=name)
         took.append(f"{name} voted {time.monotonic() - began:.1f} s after its bundle was asked for")

@@ -23,6 +23,8 @@ from fairlead.cli.stage.processes import Failed, Processes, Result, Started
 
 LOOPBACK = "127.0.0.1"
 THREADS = 6
+TOGETHER_S = 120.0
+"""Longer than anything waits that is done side by side."""
 T = TypeVar("T")
 
 
@@ -118,7 +120,7 @@ class Stage:
 
     def at_once(self, *work: Callable[[], T]) -> list[T]:
         """What each of *work* returns, done side by side; what one raised is raised."""
-        return [future.result(timeout=60) for future in [self.pool.submit(one) for one in work]]
+        return [future.result(timeout=TOGETHER_S) for future in [self.pool.submit(one) for one in work]]
 
     # -- nodes --------------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -53,6 +53,17 @@ class Town(Stage):
         """The address of its host."""
         return self.network.hosts[self.node(name).name].address
 
+    def found(self, name: str) -> float:
+        """Make the first Controller, and start it; seconds until it is ready. Raises Failed."""
+        self.fairlead("controller", "init", "--name", name, "--address", self.where(name), on=name).done()
+        return self.run(name, "controller")
+
+    def enrol(self, role: str, name: str, at: str) -> None:
+        """Join that node with a bundle exported at a Controller; it does not run yet. Raises Failed."""
+        path = self.bundle(role, name, at)
+        where = ["--address", self.where(name)] if role == "controller" else []
+        self.fairlead(role, "join", str(path), "--name", name, *where, on=name).done()
+
     def bundle(self, role: str, name: str, at: str) -> Path:
         """The file of a new bundle for that node, exported at a Controller. Raises Failed."""
         path = self.folder / f"{name}.bundle"
@@ -79,12 +90,13 @@ class Town(Stage):
         """Its status, once exactly these Controllers vote, are up with lag 0, and one leads. Raises Failed."""
         def look() -> dict[str, Any] | None:
             seen = self.status(at)
-            good = {m["name"] for m in seen["members"]
-                    if m["role"] != "learner" and m["state"] == "up" and m["lag"] == 0}
-            well = good == set(names) == {m["name"] for m in seen["members"]} and seen["leader"] in good
-            return seen if well else None
+            return seen if _vote(seen, names) and all(m["lag"] == 0 for m in seen["members"]) else None
 
         return until(f"{at} shows {', '.join(names)} up with lag 0", look, WELL_S)
+
+    def voting(self, *names: str, at: str) -> None:
+        """Wait until exactly these Controllers vote, are up, and one leads, as one sees it. Raises Failed."""
+        until(f"{at} shows {', '.join(names)} up", lambda: _vote(self.status(at), names), WELL_S)
 
     def led(self, at: str, *, but: str) -> dict[str, Any]:
         """Its status, once another than *but* leads. Raises Failed."""
@@ -149,3 +161,9 @@ class Town(Stage):
         """Raises Failed when *said* is not *expected*."""
         if said != expected:
             raise Failed(f"{what}: {said}, not {expected}")
+
+
+def _vote(seen: Mapping[str, Any], names: Iterable[str]) -> bool:
+    """Whether by this status exactly these vote and are up, and one of them leads."""
+    up = {m["name"] for m in seen["members"] if m["role"] != "learner" and m["state"] == "up"}
+    return up == set(names) == {m["name"] for m in seen["members"]} and seen["leader"] in up
