@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from fairlead.base.errors import FairleadError
+from fairlead.cli.netns.network import Network
 from fairlead.client.control import ControlClient
 from tests.conftest import need
-from tests.netns.network import Network, network
+from tests.netns.network import network
 from tests.processes import POOL, Daemon, Result, Site, until
 
 NEAR_MS, FAR_MS = 10.0, 35.0
@@ -38,7 +39,7 @@ class Town:
     def node(self, role: str, name: str) -> Daemon:
         """A node that does not exist yet, on its host."""
         made = self.site.daemon(role, name, self.site.folder / name, VIEW)
-        made.before = self.net.hosts[name].command(*self.around(name))
+        made.before = [*self.net.hosts[name].within, *self.around(name)]
         self.nodes[name] = made
         return made
 
