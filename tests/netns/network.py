@@ -6,8 +6,8 @@
         with net.hosts["se-1"].inside():
             engine.start()
 
-A host has one address, and reaches those to whom it is joined. Nothing leaves the hosts, and they vanish at the end;
-whoever started a process in one of them stops it before.
+A host has one address (and may move to another), and reaches those to whom it is joined. Nothing leaves the hosts, and
+they vanish at the end; whoever started a process in one of them stops it before.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypedDict, Unpack
 
@@ -111,6 +111,27 @@ class Network:
     hosts: dict[str, Host]
     links: dict[tuple[str, str], Link]
     ways: dict[tuple[str, str], Way]
+    devices: dict[tuple[str, str], str] = field(default_factory=dict)
+    """The interface of the first host that leads to the second."""
+
+    def settle(self, name: str, address: str) -> None:
+        """The host has this *address* too, and speaks from it to all that it reaches from now on."""
+        host = self.hosts[name]
+        ip("-n", host.namespace, "address", "add", f"{address}/32", "dev", "lo")
+        for peer, device in self._reached(name):
+            ip("-n", peer.namespace, "route", "add", f"{address}/32", "dev", device, "src", peer.address)
+        self.hosts[name] = Host(host.namespace, address)
+        for peer, device in self._reached(name):
+            ip("-n", host.namespace, "route", "replace", f"{peer.address}/32", "dev", device, "src", address)
+
+    def desert(self, name: str, address: str) -> None:
+        """The host has this *address* no longer, and nobody is told."""
+        ip("-n", self.hosts[name].namespace, "address", "del", f"{address}/32", "dev", "lo")
+        for peer, device in self._reached(name):
+            ip("-n", peer.namespace, "route", "del", f"{address}/32", "dev", device)
+
+    def _reached(self, name: str) -> list[tuple[Host, str]]:
+        return [(self.hosts[other], device) for (one, other), device in self.devices.items() if one == name]
 
 
 @contextlib.contextmanager
@@ -133,6 +154,7 @@ def network(*names: str, joined: Iterable[tuple[str, str]] | None = None, seed: 
             process = after.enter_context(_running(f"{seed} {number}", f"link{number}", hosts[one], hosts[other]))
             net.ways[one, other], net.ways[other, one] = ways = Way(process, 0), Way(process, 1)
             net.links[one, other] = net.links[other, one] = Link(ways)
+            net.devices[one, other] = net.devices[other, one] = f"link{number}"
         for number, (one, other) in enumerate(pairs):
             net.ways[one, other].now()  # once it answers, its devices are there
             _route(hosts[one], hosts[other], f"link{number}")
