@@ -87,7 +87,7 @@ class Cluster:
     _leading_task: asyncio.Task[None] | None = None
 
     def __post_init__(self) -> None:
-        self.signing = Signing(self.trust, self.settings, self.store)
+        self.signing = Signing(self.trust, self.store)
 
     # -- what others ask ----------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ import socket
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
@@ -59,7 +59,16 @@ from fairlead.nodes.directory import Directory
 from fairlead.nodes.node import Node
 from fairlead.nodes.registry import Registry
 from fairlead.portal.application import Portal
-from fairlead.portal.listener import Limits, Listener, Presented, bind_tcp, bind_unix, serve, server_identity
+from fairlead.portal.listener import (
+    Identity,
+    Limits,
+    Listener,
+    Presented,
+    bind_tcp,
+    bind_unix,
+    serve,
+    server_identity,
+)
 from fairlead.store.fence import NotLeading
 from fairlead.store.protocol import StoreUnavailable
 from fairlead.store.sqlite import SQLiteStore
@@ -81,6 +90,8 @@ PORTAL_LIMITS = Limits(connections=512, body_bytes=16 * 1024)
 API_LIMITS = Limits(connections=512, body_bytes=1024 * 1024, keep_alive=True)
 
 log = structlog.get_logger("fairlead.controller")
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +176,8 @@ class _Controller:
     sqlite: SQLiteStore | None
     problems: dict[str, str] = field(default_factory=dict)
     stop: asyncio.Event = field(default_factory=asyncio.Event)
+    moved: asyncio.Event = field(default_factory=asyncio.Event)
+    """The addresses may have changed."""
     https: list[Listener] = field(default_factory=list)
     refusals: RefusalCounter = field(default_factory=RefusalCounter)
     _asked: float = float("-inf")
@@ -221,7 +234,9 @@ class _Controller:
                 if cluster.clustered:
                     cluster.lead()  # who has not read who is removed decides nothing
                 await self._insist(lambda: registry.announce(trust.node_id, self.settings.endpoint, trust.node))
-                await self._insist(lambda: self._open(doors, application, desk, cluster))
+                presented = Presented(await self._insist(lambda: self._api_identity(cluster)))
+                await self._insist(lambda: self._open(doors, application, desk, cluster, presented))
+                begin(addresses=self._be_found(registry, cluster, presented))
                 await self._insist(lambda: audit.append(Entry("controller.started", trust.node, trust.node,
                                                               {"version": self.version})))
 
@@ -237,7 +252,7 @@ class _Controller:
                     await arrive()
                 self.https.append(await serve(application, [doors.control], presented=None, limits=API_LIMITS,
                                               admission=Admission(512, 512)))
-                on_signals(self.stop, lambda: self._reload(registry, mesh, group))
+                on_signals(self.stop, self._reload)
                 notify("READY=1")
                 log.info("controller.ready", version=self.version, api_port=self.settings.api_port,
                          portal_port=self.settings.portal_port, ssh_port=self.settings.ssh_port)
@@ -297,7 +312,7 @@ class _Controller:
                 self.problems["store"] = reason.line()
                 await asyncio.sleep(TICK_S / 2)
 
-    async def _insist(self, step: Callable[[], Awaitable[None]]) -> None:
+    async def _insist(self, step: Callable[[], Awaitable[T]]) -> T:
         """Do it; in a cluster, again and again: the store may be electing a leader just now."""
         while True:
             try:
@@ -312,13 +327,12 @@ class _Controller:
         await self._check_join_version(store)
         await mesh.load(await self._generation(store), await registry.next_epoch(self.trust.node_id) * EPOCH_BLOCK)
 
-    async def _open(self, doors: Doors, application: Any, desk: Desk, cluster: Cluster) -> None:
+    async def _open(self, doors: Doors, application: Any, desk: Desk, cluster: Cluster, api: Presented) -> None:
         """The store is there: let everybody in."""
         store, trust = cluster.store, self.trust
         channel = await secrets.open_certified(store, cluster.signing.cluster_key,
                                                secrets.CERTIFICATES + secrets.SECURE_CHANNEL)
         presented = Presented(server_identity(channel.certificate_pem, channel.key_pem))
-        api = await cluster.signing.api_certificate()
         portal = Portal(enrolment=desk, directory=cluster.mesh.directory, registry=desk, replay=ReplayCache(),
                         cluster_uuid=trust.cluster_uuid, node_id=trust.node_id, host_key=self.host_key,
                         started=await store.now(),
@@ -326,8 +340,8 @@ class _Controller:
         self.https += [
             await serve(portal, doors.portal, presented=presented, limits=PORTAL_LIMITS,
                         admission=Admission(512, 32, patience_s=1.0)),
-            await serve(application, doors.api, presented=Presented(server_identity(
-                api.certificate_pem, api.key_pem)), limits=API_LIMITS, admission=Admission(512, 64, patience_s=5.0))]
+            await serve(application, doors.api, presented=api, limits=API_LIMITS,
+                        admission=Admission(512, 64, patience_s=5.0))]
         self.problems.pop("store", None)
         log.info("controller.open", portal_port=self.settings.portal_port)
 
@@ -400,7 +414,7 @@ class _Controller:
                 for line in clocks.alarms(cluster.clocks):
                     log.warning("clock.off", code="FL-TIME-OFF", reason=line)
 
-    def _reload(self, registry: Registry, mesh: Mesh, group: asyncio.TaskGroup) -> None:
+    def _reload(self) -> None:
         """SIGHUP: what may change while running is the addresses and the log level; ports and view need a restart."""
         try:
             settings = load_settings(self.state)
@@ -411,13 +425,27 @@ class _Controller:
         if any(getattr(settings, name) != getattr(self.settings, name) for name in fixed):
             log.warning("reload.restart-needed", settings=", ".join(fixed))
         self.settings = self.settings.model_copy(update={"addresses": settings.addresses})
-        if mesh.loaded:  # before, it is told to whoever is asked to let us in, and announced when the store is there
-            group.create_task(self._announce(registry))
+        self.moved.set()
         logs.start(self.trust.node, settings.log_level)
         log.info("reload.done")
 
-    async def _announce(self, registry: Registry) -> None:
-        try:
-            await registry.announce(self.trust.node_id, self.settings.endpoint, self.trust.node)
-        except FairleadError as error:
-            log.error("reload.refused", code=error.code, reason=error.message)
+    async def _be_found(self, registry: Registry, cluster: Cluster, api: Presented) -> None:
+        """At each reload: present a certificate that names the addresses of now, then tell everybody where we are.
+
+        Before the store is there, the addresses are told to whoever is asked to let us in.
+        """
+        while True:
+            await self.moved.wait()
+            self.moved.clear()
+            try:
+                identity = await self._insist(lambda: self._api_identity(cluster))
+                if identity.certificate_hash != api.current.certificate_hash:
+                    api.swap(identity, self.clock.monotonic())
+                await self._insist(lambda: registry.announce(self.trust.node_id, self.settings.endpoint,
+                                                             self.trust.node))
+            except FairleadError as error:
+                log.error("reload.refused", code=error.code, reason=error.message)
+
+    async def _api_identity(self, cluster: Cluster) -> Identity:
+        found = await cluster.signing.api_certificate(self.settings.endpoint)
+        return server_identity(found.certificate_pem, found.key_pem)

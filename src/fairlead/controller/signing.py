@@ -3,9 +3,8 @@
 from dataclasses import dataclass, field
 
 from fairlead.controller import secrets
-from fairlead.controller.settings import ControllerSettings
 from fairlead.enrol.trust import Trust
-from fairlead.nodes.node import Node
+from fairlead.nodes.node import Endpoint, Node
 from fairlead.nodes.records import API_CERTIFICATES
 from fairlead.pki.authority import Authority, Issued
 from fairlead.pki.certificate import der_of, names
@@ -18,7 +17,6 @@ class Signing:
     """Opens the root's key for each signature, and forgets it."""
 
     trust: Trust
-    settings: ControllerSettings
     store: Store
     cluster_key: bytes = field(default=b"", repr=False)
     """Empty until this Controller has it."""
@@ -33,9 +31,9 @@ class Signing:
         authority = await self._authority()
         return authority.issue_client(self.trust.cluster_uuid, await self.store.now()), authority.certificate_pem
 
-    async def api_certificate(self) -> secrets.Certified:
-        """What this Controller's API presents: it has to name this Controller's own addresses."""
-        hosts = {host for host, _ in self.settings.endpoint.places}
+    async def api_certificate(self, here: Endpoint) -> secrets.Certified:
+        """What this Controller's API presents: it has to name the addresses at which this Controller is found now."""
+        hosts = {host for host, _ in here.places}
         own = API_CERTIFICATES + self.trust.node_id
         for place in (own, secrets.CERTIFICATES + secrets.API):
             if await self.store.get(place) is not None:

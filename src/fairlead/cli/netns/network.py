@@ -6,7 +6,7 @@
         with net.hosts["se-1"].inside():
             engine.start()
 
-A host has one address, and reaches those to whom it is joined. Nothing leaves the hosts, and they vanish at the end;
+A host has one address (and may move to another), and reaches those to whom it is joined. Nothing leaves the hosts, and they vanish at the end;
 whoever started a process in one of them stops it before. Where this is used, `enter` comes first, unless root makes the
 hosts in the machine's own namespaces and takes them away again.
 """
@@ -169,12 +169,30 @@ class Network:
 
     def reach_only(self, name: str, other: str) -> None:
         """From *name*, of the hosts only *other* is reached; it is told so at once of the others."""
-        for one, peer in self.ways:
-            if one == name:
-                way = f"dev {self._device(name, peer)} src {self.hosts[name].address}"
-                address = f"{self.hosts[peer].address}/32"
-                route = f"{address} {way}" if peer == other else f"blackhole {address}"
-                namespace.ip(self.hosts[name].namespace, f"route replace {route}")
+        for peer in self._reached(name):
+            way = f"dev {self._device(name, peer)} src {self.hosts[name].address}"
+            address = f"{self.hosts[peer].address}/32"
+            route = f"{address} {way}" if peer == other else f"blackhole {address}"
+            namespace.ip(self.hosts[name].namespace, f"route replace {route}")
+
+    def settle(self, name: str, address: str) -> None:
+        """The host has this *address* too, and speaks from it to all that it reaches from now on."""
+        here = self.hosts[name]
+        namespace.ip(here.namespace, f"address add {address}/32 dev lo")
+        self.hosts[name] = Host(here.namespace, address)
+        for peer in self._reached(name):
+            device, there = self._device(name, peer), self.hosts[peer]
+            namespace.ip(there.namespace, f"route add {address}/32 dev {device} src {there.address}")
+            namespace.ip(here.namespace, f"route replace {there.address}/32 dev {device} src {address}")
+
+    def desert(self, name: str, address: str) -> None:
+        """The host has this *address* no longer, and nobody is told."""
+        namespace.ip(self.hosts[name].namespace, f"address del {address}/32 dev lo")
+        for peer in self._reached(name):
+            namespace.ip(self.hosts[peer].namespace, f"route del {address}/32 dev {self._device(name, peer)}")
+
+    def _reached(self, name: str) -> list[str]:
+        return [peer for one, peer in self.ways if one == name]
 
     def _links_of(self, name: str) -> list[Link]:
         return [link for (one, _), link in self.links.items() if one == name]
