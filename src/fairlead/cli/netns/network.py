@@ -6,9 +6,9 @@
         with net.hosts["se-1"].inside():
             engine.start()
 
-A host has one address (and may move to another), and reaches those to whom it is joined. Nothing leaves the hosts, and they vanish at the end;
-whoever started a process in one of them stops it before. Where this is used, `enter` comes first, unless root makes the
-hosts in the machine's own namespaces and takes them away again.
+A host has one address (and may move to another), and reaches those to whom it is joined. Nothing leaves the hosts, and
+they vanish at the end; whoever started a process in one of them stops it before. Where this is used, `enter` comes
+first, unless root makes the hosts in the machine's own namespaces and takes them away again.
 """
 
 import contextlib
