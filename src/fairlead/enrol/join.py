@@ -200,7 +200,7 @@ class Joiner:
             core = exchange.Core.model_validate_json(from_b64(pending.core))
             self.progress(f"reserved {core.internal_address} for {core.node}")
             try:
-                await self._commit(bundle.token, core, user, deadline)
+                await self._commit(bundle.token, core, user, deadline, ask=not asked_again)
                 break
             except FairleadError as error:
                 if error.code != "FL-SSH-REFUSED" or asked_again:
@@ -289,12 +289,15 @@ class Joiner:
         raise Refused("FL-TIME-SKEW", f"this machine's clock says {rfc3339(self.clock.now())}{when}",
                       "set the clock right on both machines, then join again; the bundle is not spent")
 
-    async def _commit(self, token: Token, core: exchange.Core, user: PrivateKey, deadline: float) -> None:
+    async def _commit(self, token: Token, core: exchange.Core, user: PrivateKey, deadline: float, *,
+                      ask: bool) -> None:
+        """Raises FL-SSH-REFUSED when no Controller lets us in; if *ask*, when one does not: its portal may say why."""
         delay = FullJitter(FIRST_DELAY_S, MOST_DELAY_S)
         message = {"v": 1, "op": "commit", "token_id": token.id.hex(), "node_id": core.node_id,
                    "keys_hash": core.keys_hash}
         while True:
             last: FairleadError | None = None
+            refused: list[FairleadError] = []
             for controller in core.controllers:
                 self.progress(f"committing with {controller.name} at {controller.address}:{controller.ssh_port}")
                 try:
@@ -303,9 +306,11 @@ class Joiner:
                     if error.code in _FINAL or error.code == "FL-JOIN-REFUSED":
                         raise
                     last = error
+                    if error.code == "FL-SSH-REFUSED":
+                        refused.append(error)
                     self.progress(error.message)
-            if last is not None and last.code == "FL-SSH-REFUSED":
-                raise last
+            if refused and (ask or len(refused) == len(core.controllers)):
+                raise refused[-1]
             if self.clock.monotonic() >= deadline:
                 why = f": {last.message}" if last else ""
                 ports = ", ".join(f"{c.address}:{c.ssh_port}" for c in core.controllers)

@@ -15,11 +15,12 @@ from fairlead.client.https import CertificateRefused, Incoming, Outgoing
 from fairlead.enrol import bundle as bundles
 from fairlead.enrol import join as joining
 from fairlead.enrol.bundle import Bundle
+from fairlead.enrol.exchange import Core
 from fairlead.enrol.join import Joiner
 from fairlead.enrol.request import decode as decode_request
 from fairlead.enrol.trust import HOST_KEY, USER_KEY, Trust, load, load_key
 from fairlead.keys.ssh import PrivateKey, PublicKey
-from fairlead.keys.wire import b64
+from fairlead.keys.wire import b64, from_b64
 from fairlead.link import frames
 from tests.world import ManualClock, World, flipped, refusal, tampered
 
@@ -244,6 +245,26 @@ async def test_a_refusal_that_can_be_mended_keeps_the_keys(
     assert await refusal(join(network, state, bundle, spent)) == code
     assert (files(state), spent) == (["pending/join.json"], [])
     await join(network, state, bundle, spent)
+
+
+async def test_who_is_let_in_by_none_that_is_up_asks_why_though_another_is_down(
+        world: World, network: Network, state: Path) -> None:
+    """The token was frozen, say: that is not to be found out at the end of its life. Asked once, it goes on trying."""
+    bundle = await world.export()
+    network.commits = [Crash()]
+    with pytest.raises(Crash):
+        await join(network, state, bundle)
+    pending = json.loads((state / "pending" / "join.json").read_bytes())
+    core = Core.model_validate_json(from_b64(pending["core"]))
+    both = core.model_copy(update={"controllers": [*core.controllers, *core.controllers]})
+    user = PrivateKey.from_openssh(pending["user_key"].encode())
+
+    async def commit(*, ask: bool) -> None:
+        network.commits = [Refused("FL-SSH-REFUSED", "no"), OperatorError("FL-SSH-UNREACHABLE", "down")]
+        await joiner(network, state)._commit(bundle.token, both, user, network.clock.monotonic() + 60, ask=ask)
+
+    assert await refusal(commit(ask=True)) == "FL-SSH-REFUSED"
+    await commit(ask=False)
 
 
 async def test_another_name_with_the_same_bundle_keeps_the_keys(world: World, network: Network, state: Path) -> None:
