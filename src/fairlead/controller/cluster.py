@@ -175,7 +175,7 @@ class Cluster:
         self._own = Gateway([client_url(me)], context)
         self._gateway = Gateway([client_url(address) for address in addresses], context)
         plan = Plan(self.trust.node, me, self.trust.cluster_uuid, self.note.members,
-                    existing=len(self.note.members) > 1)
+                    existing=len(self.note.members) > 1, quota_bytes=self.settings.store_quota)
         self.etcd = Etcd(check_etcd(), self.state, plan, self._own)
         self._tasks.append(self.group.create_task(self.etcd.run(), name="etcd"))
         self.store.found(Shifted(self._new_store(), self.note.base))
@@ -270,7 +270,8 @@ class Cluster:
             put_identity(self.state, await self.signing.certify(self.mesh.me, request), key, await self.signing.root())
             context = member_context(self.state)
             self._own, self._gateway = Gateway([client_url(me)], context), Gateway([client_url(me)], context)
-            plan = Plan(self.trust.node, me, self.trust.cluster_uuid, {self.trust.node: me}, existing=False)
+            plan = Plan(self.trust.node, me, self.trust.cluster_uuid, {self.trust.node: me}, existing=False,
+                        quota_bytes=self.settings.store_quota)
             self.etcd = Etcd(binary, self.state, plan, self._own)
             running = self.group.create_task(self.etcd.run(), name="etcd")
             try:
