@@ -122,8 +122,8 @@ class Interposed:
     async def get(self, key: str) -> Record | None:
         return await self.inner.get(key)
 
-    async def list(self, prefix: str) -> Listing:
-        return await self.inner.list(prefix)
+    async def list(self, prefix: str, *more: str) -> Listing:
+        return await self.inner.list(prefix, *more)
 
     async def grant(self, seconds: int) -> int:
         return await self._write(lambda: self.inner.grant(seconds))

@@ -72,6 +72,9 @@ async def test_a_listing_has_exactly_the_prefix_in_byte_order_at_one_revision(st
     assert all(r.value == r.key.encode() for r in listing.records)
     assert listing.revision == revision
     assert not (await store.list("n/none")).records
+    both = await store.list("n/a/", "m/")
+    assert [r.key for r in both.records] == ["m/z", "n/a/c"]
+    assert both.revision == revision
 
 
 async def test_values_are_any_bytes_and_long(store: Store) -> None:

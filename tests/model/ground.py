@@ -67,8 +67,8 @@ class Turnstile:
     async def get(self, key: str) -> Record | None:
         return await self._store.get(key)
 
-    async def list(self, prefix: str) -> Listing:
-        return await self._store.list(prefix)
+    async def list(self, prefix: str, *more: str) -> Listing:
+        return await self._store.list(prefix, *more)
 
     async def grant(self, seconds: int) -> int:
         return await self._store.grant(seconds)

@@ -7,14 +7,16 @@
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fairlead.base.errors import FairleadError
+from fairlead.cli.netns.network import Network
+from fairlead.client.control import ControlClient
 from tests.conftest import need
-from tests.netns.network import Network, network
+from tests.netns.network import network
 from tests.processes import POOL, Daemon, Result, Site, until
 
 NEAR_MS, FAR_MS = 10.0, 35.0
@@ -28,6 +30,8 @@ class Town:
     site: Site
     net: Network
     nodes: dict[str, Daemon] = field(default_factory=dict)
+    around: Callable[[str], Sequence[str]] = lambda _: ()
+    """Commands that run all that belongs to a node, on its host."""
 
     def __getitem__(self, name: str) -> Daemon:
         return self.nodes[name]
@@ -35,7 +39,7 @@ class Town:
     def node(self, role: str, name: str) -> Daemon:
         """A node that does not exist yet, on its host."""
         made = self.site.daemon(role, name, self.site.folder / name, VIEW)
-        made.before = self.net.hosts[name].command()
+        made.before = [*self.net.hosts[name].within, *self.around(name)]
         self.nodes[name] = made
         return made
 
@@ -82,8 +86,16 @@ class Town:
 
     def write(self, at: str, name: str) -> Result:
         """A change of the store by that Controller."""
-        port = 20_000 + next(_PORTS)
-        return self[at].cli("service", "add", name, "--role", "controller", "--port", port, "--allow", "engines")
+        return self[at].cli("service", "add", name, "--role", "controller", "--port", self.port(), "--allow", "engines")
+
+    def declare(self, at: str, name: str, *, timeout_s: float = 60.0) -> None:
+        """Such a change without a command's start, and which nobody needs a listener for. Raises FairleadError."""
+        ControlClient(self[at].state, timeout_s).post("/api/service", {
+            "name": name, "role": "controller", "port": self.port(), "allow": ["nobody=here"]})
+
+    def port(self) -> int:
+        """One that no service has."""
+        return 20_000 + next(_PORTS)
 
     def written(self, at: str) -> set[str]:
         """What that Controller has of such changes."""
@@ -94,8 +106,12 @@ _PORTS = itertools.count()
 
 
 @contextlib.contextmanager
-def cluster(folder: Path, controllers: int = 3, engines: int = 0, *, spare: Sequence[str] = ()) -> Iterator[Town]:
-    """``ctl-1`` and so on, all voting; ``se-1`` and so on, all up; *spare*: hosts on which nothing is yet."""
+def cluster(folder: Path, controllers: int = 3, engines: int = 0, *, spare: Sequence[str] = (),
+            around: Callable[[str], Sequence[str]] = lambda _: ()) -> Iterator[Town]:
+    """``ctl-1`` and so on, all voting; ``se-1`` and so on, all up; *spare*: hosts on which nothing is yet.
+
+    *around*: commands that run what belongs to a node, by its name.
+    """
     need("etcd")
     first, *others = names = [f"ctl-{n}" for n in range(1, controllers + 1)]
     ends = [f"se-{n}" for n in range(1, engines + 1)]
@@ -104,7 +120,7 @@ def cluster(folder: Path, controllers: int = 3, engines: int = 0, *, spare: Sequ
     with network(*hosts, joined=joined) as net, Site(folder) as site:
         for one, other in joined:
             net.links[one, other].set(delay_ms=FAR_MS if "se-" in one + other else NEAR_MS)
-        town = Town(site, net)
+        town = Town(site, net, around=around)
         town.node("controller", first).cli(
             "controller", "init", "--name", first, "--address", net.hosts[first].address, "--admin-password-file", "-",
             given="not asked for in these tests").done()

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from fairlead.cli.netns.namespace import inside as within
 from tests.conftest import lacking, need
-from tests.netns import namespace
 from tests.processes import Daemon, until
 
 TOWN = "10.77.0.1"
@@ -82,15 +82,20 @@ def town() -> Iterator[Town]:
     inside, outside = f"fl-in-{mark}", f"fl-out-{mark}"
     with contextlib.ExitStack() as after:
         for name in (inside, outside):
-            namespace.ip("netns", "add", name)
-            after.callback(namespace.ip, "netns", "del", name)
-        namespace.ip("-n", inside, "link", "add", "in", "type", "veth", "peer", "name", "out", "netns", outside)
-        namespace.ip("-n", inside, "address", "add", f"{TOWN}/16", "dev", "in")
-        namespace.ip("-n", outside, "-batch", "-", given="".join(f"address add {a}/16 dev out\n" for a in STRANGERS))
+            ip("netns", "add", name)
+            after.callback(ip, "netns", "del", name)
+        ip("-n", inside, "link", "add", "in", "type", "veth", "peer", "name", "out", "netns", outside)
+        ip("-n", inside, "address", "add", f"{TOWN}/16", "dev", "in")
+        ip("-n", outside, "-batch", "-", given="".join(f"address add {a}/16 dev out\n" for a in STRANGERS))
         for name, link in ((inside, "lo"), (inside, "in"), (outside, "lo"), (outside, "out")):
-            namespace.ip("-n", name, "link", "set", link, "up")
-        after.enter_context(namespace.inside(inside))
+            ip("-n", name, "link", "set", link, "up")
+        after.enter_context(within(Path("/run/netns", inside)))
         yield Town(outside)
+
+
+def ip(*arguments: str, given: str | None = None) -> None:
+    """ip(8); *given* is what a ``-batch -`` reads."""
+    subprocess.run(["ip", *arguments], input=given, text=True, check=True)
 
 
 def private_mib(daemon: Daemon) -> float:

@@ -125,7 +125,7 @@ def test_4_two_that_come_in_at_once_both_come_in(town: Town) -> None:
 
 def test_5_attack_a_bundle_that_was_used_or_is_for_another_role(town: Town, tmp_path: Path) -> None:
     spare = Daemon("controller", "ctl-9", tmp_path / "ctl-9", "127.64.0.0/10")
-    spare.before = town.net.hosts["ctl-2"].command()  # whose ports are taken by ctl-2
+    spare.before = town.net.hosts["ctl-2"].within  # whose ports are taken by ctl-2
     ports = ["--api-port", "4443", "--portal-port", "4444", "--ssh-port", "4022"]
 
     def joins(bundle: Path, *more: object, name: str = "ctl-9") -> Any:

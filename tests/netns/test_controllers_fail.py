@@ -1,10 +1,9 @@
 """Three Controllers of which one is killed, frozen, cut off; nothing that was acknowledged is lost, and one leads.
 
-A writer changes the store all the while, at one Controller and at another, and notes what was acknowledged.
+A writer, somebody who redeems tokens and a stream go on all the while, and are judged at the end of each (`life`).
 """
 
 import asyncio
-import contextlib
 import json
 import os
 import random
@@ -12,7 +11,6 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -23,8 +21,9 @@ from fairlead.store.etcd import EtcdStore
 from fairlead.store.gateway import Gateway
 from fairlead.store.protocol import Equal, Put, Record, StoreUnavailable
 from tests.netns.controllers import Town, cluster
-from tests.netns.history import Call, lost, not_linearizable, shared_addresses, two_leaders
-from tests.processes import connect, echo, serving, until
+from tests.netns.history import Call, not_linearizable
+from tests.netns.life import life
+from tests.processes import until
 
 pytestmark = pytest.mark.whole
 
@@ -47,42 +46,6 @@ def _well(town: Town) -> None:
     until(lambda: all(town[c].node("se-1").get("state") == "up" for c in ALL), "the engine has a link to each")
 
 
-@dataclass
-class Writer:
-    """Writes at one Controller of several until told to stop."""
-
-    town: Town
-    at: tuple[str, ...]
-    acknowledged: list[str] = field(default_factory=list)
-    _stop: threading.Event = field(default_factory=threading.Event)
-
-    def run(self, mark: str) -> None:
-        number = 0
-        while not self._stop.is_set():
-            number += 1
-            name = f"{mark}-{number}"
-            if self.town.write(self.at[number % len(self.at)], name).code == 0:
-                self.acknowledged.append(name)
-
-
-@contextlib.contextmanager
-def writing(town: Town, mark: str, *at: str) -> Iterator[Writer]:
-    """Somebody writes at these while the block runs, and once more before it ends; then all of it has to be there."""
-    writer = Writer(town, at)
-    thread = threading.Thread(target=writer.run, args=(mark,))
-    thread.start()
-    try:
-        until(lambda: writer.acknowledged, "the first write")
-        yield writer
-        before = len(writer.acknowledged)
-        until(lambda: len(writer.acknowledged) > before + 1, "writes go on")
-    finally:
-        writer._stop.set()
-        thread.join()
-    for name in (name for name in ALL if town[name].runs):
-        until(lambda name=name: not lost(writer.acknowledged, town.written(name)), f"{name} has all of it")  # type: ignore[misc]
-
-
 def others(town: Town) -> tuple[str, tuple[str, str]]:
     """Who leads, and who does not."""
     leader = town.until_led("ctl-1")
@@ -93,7 +56,7 @@ def others(town: Town) -> tuple[str, tuple[str, str]]:
 def test_1_the_leader_is_killed(town: Town) -> None:
     leader, rest = others(town)
     term = town.status(rest[0])["term"]
-    with writing(town, "killed", *rest):
+    with life(town, "killed", at=rest, stream_to=rest[0]):
         town[leader].signal(signal.SIGKILL)
         town[leader].ended()
         assert town.until_led(rest[0], but=leader) in rest
@@ -101,14 +64,14 @@ def test_1_the_leader_is_killed(town: Town) -> None:
         assert all(town[name].node("se-1")["state"] == "up" for name in rest)
         token = town.export("engine", "se-x", rest[1])
         assert json.loads(token.read_text())["node"] == "se-x"
-    town[leader].start()
-    seen = town.until_well(*ALL)
-    assert seen["leader"] != leader, "who comes back follows"
+        town[leader].start()
+        seen = town.until_well(*ALL)
+        assert seen["leader"] != leader, "who comes back follows"
 
 
 def test_2_the_leader_is_frozen_and_wakes_to_no_power(town: Town) -> None:
     leader, rest = others(town)
-    with writing(town, "frozen", *rest):
+    with life(town, "frozen", at=rest, stream_to=rest[0]):
         town[leader].signal(signal.SIGSTOP)
         try:
             new = town.until_led(rest[0], but=leader)
@@ -122,95 +85,59 @@ def test_2_the_leader_is_frozen_and_wakes_to_no_power(town: Town) -> None:
 def test_3_the_leader_is_cut_off_from_both(town: Town, ways: str) -> None:
     """Also where it is cut one way only; what it accepts meanwhile must last, and it soon accepts nothing."""
     leader, rest = others(town)
+    mark = f"cut-{ways.replace(' ', '-')}"
     cut = [way for other in rest for way in ((town.net.ways[leader, other], town.net.ways[other, leader])
            if ways == "both ways" else (town.net.ways[leader, other],) if ways == "what it says"
            else (town.net.ways[other, leader],))]
-    with writing(town, f"cut-{ways.replace(' ', '-')}", *rest):
+    with life(town, mark, at=rest, stream_to=rest[0]):
         for way in cut:
             way.cut()
         try:
             assert town.until_led(rest[0], but=leader) in rest
-            alone = town.write(leader, f"alone-{ways.replace(' ', '-')}")
+            alone = town.write(leader, f"alone-{mark}")
             assert alone.code == 1, "it has no majority"
             alone.refused("FL-STORE")
         finally:
             for way in cut:
                 way.heal()
-    town.until_well(*ALL)
+        town.until_well(*ALL)
 
 
 def test_4_a_follower_is_cut_off_from_the_leader_only(town: Town) -> None:
     """It is reached through the third: etcd's leader may change, and nothing is lost."""
     leader, rest = others(town)
-    with writing(town, "one-link", *ALL):
+    with life(town, "one-link", at=ALL, stream_to=rest[1]):
         town.net.links[leader, rest[0]].cut()
         try:
             until(lambda: town.write(rest[1], "meanwhile").code == 0, "a write")
         finally:
             town.net.links[leader, rest[0]].heal()
-    town.until_well(*ALL)
+        town.until_well(*ALL)
 
 
-def test_5_a_numbered_stream_runs_through_the_leaders_death(town: Town) -> None:
-    """An engine reaches a service of a follower; who leads is nothing to it."""
+def test_5_all_are_switched_off_at_once_and_come_back_in_any_order(town: Town) -> None:
+    with life(town, "all-off", at=ALL):
+        for name in ALL:
+            town[name].signal(signal.SIGKILL)
+        for name in ALL:
+            town[name].ended()
+        for name in ("ctl-3", "ctl-1", "ctl-2"):
+            town[name].start()
+        town.until_well(*ALL)
+        until(lambda: all(town[c].node("se-1").get("state") == "up" for c in ALL), "the engine is back at each")
+
+
+def test_6_a_store_that_is_killed_alone_comes_back(town: Town) -> None:
     leader, rest = others(town)
-    owner = town[rest[0]]
-    with town.net.hosts[rest[0]].inside():
-        service = serving(echo)
-        port = service.__enter__()
-    try:
-        owner.cli("service", "add", "numbers", "--node", rest[0], "--port", 7000, "--target", f"127.0.0.1:{port}",
-                  "--allow", "engines").done()
-        address = town["ctl-1"].node(rest[0])["internal_address"]
-        engine = town["se-1"]
-        until(lambda: any(row["name"] == "numbers" for row in engine.listed("service")), "the engine has the plan")
-        with town.net.hosts["se-1"].inside():
-            stream = until(lambda: connect(address, 7000), "a stream")
-        with stream:
-            for number in range(200):
-                if number == 50:
-                    town[leader].signal(signal.SIGKILL)
-                line = f"{number:04d}\n".encode()
-                stream.sendall(line)
-                heard = b""
-                while len(heard) < len(line):
-                    heard += stream.recv(len(line) - len(heard))
-                assert heard == line
-    finally:
-        service.__exit__(None, None, None)
-    town[leader].ended()
-    town[leader].start()
-    town.until_well(*ALL)
-
-
-def test_6_all_are_switched_off_at_once_and_come_back_in_any_order(town: Town) -> None:
-    with writing(town, "before-the-cut", *ALL):
-        pass
-    before = town.written("ctl-1")
-    for name in ALL:
-        town[name].signal(signal.SIGKILL)
-    for name in ALL:
-        town[name].ended()
-    for name in ("ctl-3", "ctl-1", "ctl-2"):
-        town[name].start()
-    town.until_well(*ALL)
-    for name in ALL:
-        until(lambda name=name: not lost(before, town.written(name)), f"{name} has all of it")  # type: ignore[misc]
-    until(lambda: all(town[c].node("se-1").get("state") == "up" for c in ALL), "the engine is back at each")
-    town.write("ctl-2", "after-the-cut").done()
-
-
-def test_7_a_store_that_is_killed_alone_comes_back(town: Town) -> None:
-    leader, _rest = others(town)
-    with writing(town, "etcd", *ALL):
+    with life(town, "etcd", at=ALL, stream_to=rest[0]):
         pid = next(int(record["pid"]) for record in reversed(town[leader].events("etcd.started")))
         os.kill(pid, signal.SIGKILL)
         until(lambda: len({r["pid"] for r in town[leader].events("etcd.started")} - {pid}) and
               town[leader].events("etcd.started")[-1]["pid"] != pid, "it is started again")
-    town.until_well(*ALL)
+        town.until_well(*ALL)
 
 
-def test_8_a_register_in_the_store_is_one_register_while_the_leader_dies(town: Town, tmp_path: Path) -> None:
+def test_7_a_register_in_the_store_is_one_register_while_the_leader_dies(town: Town, tmp_path: Path) -> None:
     """Three clients of the store, each at a Controller of its own, read and write the same key all the while."""
     leader, _rest = others(town)
     town[leader].cli("cluster", "client-certificate", "--output", tmp_path / "client").done()
@@ -263,19 +190,10 @@ def test_8_a_register_in_the_store_is_one_register_while_the_leader_dies(town: T
     town.until_well(*ALL)
 
 
-def test_9_nobody_led_in_anothers_term_and_no_address_had_two_owners(town: Town) -> None:
-    """Of all that was seen in the stories before."""
-    terms = [(record["term"], name) for name in ALL for record in town[name].events("leader.elected")]
-    assert terms
-    assert not two_leaders(terms)
-    pictures = [{row["name"]: row["internal_address"] for row in town[name].listed("node")} for name in ALL]
-    assert not shared_addresses(pictures)
-
-
 def test_last_attack_a_controller_that_was_removed_has_no_way_back(town: Town) -> None:
     """The leader, removed from a follower: another leads, the removed one is told and ends, and does not run again."""
     leader, rest = others(town)
-    with writing(town, "removal", *rest):
+    with life(town, "removal", at=rest, stream_to=rest[0]):
         town[rest[0]].cli("node", "remove", leader).done()
         assert town[leader].ended() == 0
     town.until_well(*rest)

@@ -16,7 +16,8 @@ from threading import Thread
 
 import pytest
 
-from tests.netns.network import Host, Network, Way, network
+from fairlead.cli.netns.network import Host, Network, Way
+from tests.netns.network import network
 from tests.processes import DEADLINE_S, until
 
 MIB = 1 << 20
@@ -202,7 +203,8 @@ def test_hosts_reach_only_those_to_whom_they_are_joined_and_vanish_at_the_end() 
             send(hub, y, b"the other link is whole")
             with pytest.raises(OSError, match="unreachable"):
                 x.sendto(b"hello", y.getsockname())
-    assert not [host for host in net.hosts.values() if Path("/run/netns", host.namespace).exists()]
+    assert not net.folder.exists()
+    assert str(net.folder) not in Path("/proc/self/mounts").read_text()
     assert all(way.process.poll() is not None for way in net.ways.values())
 
 

@@ -8,23 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import lacking, need
+from tests.netns.network import able
 from tests.scenarios.test_demo import DEADLINE_S, DEMO, LAST, gone, running
 
 CHECKS = 12
 """Where PostgreSQL is installed."""
 
 
-def able() -> None:
-    need("etcd", "ip", "nsenter", "postgres", "psql", "setpriv", "unshare")
-    if os.geteuid() != 0:
-        lacking("network namespaces need root")
-
-
 @pytest.mark.whole
 @pytest.mark.timeout(DEADLINE_S + 60)
 def test_every_check_passes_and_nothing_is_left(capsys: pytest.CaptureFixture[str]) -> None:
-    able()
+    able("etcd", "postgres", "psql")
     devices, began = sorted(Path("/sys/class/net").iterdir()), time.monotonic()
     with running("--cluster") as demo:
         demo.read()
@@ -43,7 +37,7 @@ def test_every_check_passes_and_nothing_is_left(capsys: pytest.CaptureFixture[st
 
 @pytest.mark.whole
 def test_a_killed_demo_takes_its_processes_and_namespaces_along() -> None:
-    able()
+    able("etcd", "postgres", "psql")
     with running("--cluster") as demo:
         demo.read("ok   first Controller")
         assert demo.left()
@@ -63,4 +57,4 @@ def test_a_machine_without_namespaces_is_told(tmp_path: Path) -> None:
                            env=os.environ | {"PATH": str(tmp_path)})
     assert (found.returncode, found.stdout, found.stderr.count("\n")) == (1, "", 1), found
     assert "Operation not permitted" in found.stderr
-    assert found.stderr.endswith("[FL-DEMO-NAMESPACES]\n")
+    assert found.stderr.endswith("[FL-NAMESPACES]\n")

@@ -12,6 +12,7 @@ import typer
 
 from fairlead.base.errors import FairleadError
 from fairlead.cli import daemons, operate, output
+from fairlead.cli.bench import command as bench
 from fairlead.cli.demo import command as demo
 from fairlead.cli.options import DEFAULT_STATE, STATE_VARIABLE
 
@@ -30,6 +31,7 @@ def application() -> typer.Typer:
     daemons.register(app)
     operate.register(app)
     demo.register(app)
+    bench.register(app)
     return app
 
 

@@ -15,6 +15,8 @@ DEFAULT_STATE = Path("/var/lib/fairlead")
 
 State = Annotated[Path | None, typer.Option(
     "--state", help=f"The node's state folder; else ${STATE_VARIABLE}, else {DEFAULT_STATE}.")]
+Outside = Annotated[str, typer.Option(hidden=True, help=(
+    "For commands that begin again in namespaces of their own: the network namespace from which they come."))]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 

@@ -13,6 +13,8 @@ Rules, and the fault each stops:
 5. Followers read the mark twice in a period, and take the key from who has not written it for a lease: etcd lengthens
    leases when its own leader changes, and nobody would lead for as long.
 6. Who stops in order takes its lease back: the next one leads at once.
+7. Whose clock is off the others' (`clocks`) does not stand, and a leader whose clock gets there parts before it writes
+   the next mark.
 """
 
 import asyncio
@@ -24,7 +26,8 @@ from typing import Protocol
 import structlog
 
 from fairlead.base.backoff import FullJitter
-from fairlead.base.clock import Clock
+from fairlead.base.clock import SECOND, Clock
+from fairlead.cluster.clocks import fit
 from fairlead.cluster.leases import draw_lease
 from fairlead.cluster.tenure import (
     LEADER,
@@ -39,7 +42,6 @@ from fairlead.cluster.tenure import (
     decode,
     encode,
     first_mark,
-    fit,
     next_term,
     taking_over,
 )
@@ -106,9 +108,10 @@ class Leadership:
     """This Controller's part in who leads. `run` it; the rest is answered at any time."""
 
     def __init__(self, store: Ballots, leases: Leases, clock: Clock, *, node: str, name: str,
-                 timing: Timing | None = None, offsets: Callable[[], Sequence[int]] = lambda: ()) -> None:
+                 timing: Timing | None = None, offsets: Callable[[], Sequence[int]] = lambda: (),
+                 controllers: Callable[[], int] = lambda: 1) -> None:
         """*node*, *name*: this Controller's. *offsets*: how far the other Controllers' clocks are ahead of this one's,
-        microseconds, as far as they are known.
+        microseconds, as far as they are known; *controllers*: how many there are, this one included.
         """
         self._store = store
         self._leases = leases
@@ -116,6 +119,7 @@ class Leadership:
         self._node, self._name = node, name
         self._timing = timing or Timing()
         self._offsets = offsets
+        self._controllers = controllers
         self._draw = random.SystemRandom()
         self._tenure: Tenure | None = None
         self._barred_until = float("-inf")
@@ -128,7 +132,7 @@ class Leadership:
         self._led = asyncio.Event()
         self._told: list[Callable[[], None]] = []
         self.clock_off = False
-        """Whether it does not stand because its clock is too far off the others'."""
+        """Whether it does not lead because its clock is too far off the others', or theirs are not known yet."""
         self.time_step = 0
         """By how much (microseconds) the machine's clock was found behind the mark at worst while it led."""
 
@@ -273,12 +277,8 @@ class Leadership:
             await self._look()
         if self._seen is not None or self._clock.monotonic() < self._barred_until:
             return None
-        if not fit(self._offsets()):
-            if not self.clock_off:
-                log.warning("leader.clock-off")
-            self.clock_off = True
+        if not self._fit(self._controllers()):
             return None
-        self.clock_off = False
         old_term, old_mark = await self._store.get(TERM), await self._store.get(MARK)
         at, wall = self._clock.monotonic(), self._clock.now()  # before the lease begins, from where it counts
         leader = Leader(self._node, self._name, next_term(old_term), draw_lease())
@@ -322,6 +322,9 @@ class Leadership:
     async def _reign(self, tenure: Tenure) -> None:
         """Write the mark and renew the lease until the term is over."""
         while (step := tenure.step(now := self._clock.monotonic())) is not Step.LOST:
+            if not self._fit():
+                tenure.end()
+                continue
             if step is Step.REST:
                 self._stir.clear()
                 await self._news(min(tenure.rest(now), tenure.left(now)))
@@ -332,6 +335,14 @@ class Leadership:
             except (StoreUnavailable, TimeoutError) as reason:
                 log.warning("leader.held-up", step=step.name, reason=str(reason))
                 await asyncio.sleep(min(AGAIN_S, tenure.left(self._clock.monotonic())))
+
+    def _fit(self, controllers: int = 1) -> bool:
+        offsets = self._offsets()
+        off = not fit(offsets, controllers)
+        if off and not self.clock_off:
+            log.warning("leader.clock-off", others_ahead_s=[offset / SECOND for offset in offsets])
+        self.clock_off = off
+        return not off
 
     async def _mark(self, tenure: Tenure) -> None:
         at, wall = self._clock.monotonic(), self._clock.now()

@@ -3,9 +3,11 @@
 Rules, and what each stops:
 
 1. Everything is copied first while the store works, then only what has changed meanwhile, with the store frozen: calls
-   wait for a moment, none is refused. A freeze that would last longer than `FREEZE_S` is given up.
-2. What the new store holds is read back and compared, as one hash over keys and values, before anybody may use it.
-   Until *commit* has returned the old store is the one that counts: a crash or a failure anywhere leaves it as it was.
+   wait for a moment, none is refused, however much the store holds. A freeze that would last longer than `FREEZE_S` is
+   given up.
+2. The new store itself compares each record that it was given with what it was to be, before anybody may use it; one
+   hash over keys and values says what was moved. Until *commit* has returned the old store is the one that counts: a
+   crash or a failure anywhere leaves it as it was.
 3. Revisions go on above those of the old store (`Shifted`): a compare with a revision that was read before the move can
    only fail, it never hits another record that happens to have that number. Watches of the old store end as if their
    past had been compacted, so whoever watches lists again.
@@ -21,10 +23,12 @@ from typing import Protocol, TypeVar
 from fairlead.base.clock import SECOND
 from fairlead.store.protocol import (
     MARK,
+    Absent,
     Born,
     Compacted,
     Compare,
     Delete,
+    Equal,
     Event,
     Listing,
     Operation,
@@ -38,7 +42,10 @@ from fairlead.store.protocol import (
 )
 
 MOVED = "store/moved"
+NOT_COPIED = (MARK, MOVED)
 FREEZE_S = 2.0
+MANY = 100
+"""So many changes are worth another round before the freeze."""
 TOGETHER = 100
 TOGETHER_BYTES = 256 * 1024
 """Records, and bytes of their values, in one transaction of the copy."""
@@ -56,6 +63,10 @@ class Sweeping(Store, Protocol):
 
 class Leaving(Sweeping, Protocol):
     """The store that is left."""
+
+    async def changes(self, after: int) -> tuple[Sequence[Event], int]:
+        """What has changed since a revision, and the revision of now. Raises Compacted."""
+        ...
 
     async def leases(self) -> Mapping[str, int]:
         """When the lease of each key under one ends, microseconds."""
@@ -97,9 +108,9 @@ class MovableStore:
         """As in `Store`."""
         return await self._through(lambda store: store.get(key))
 
-    async def list(self, prefix: str) -> Listing:
+    async def list(self, prefix: str, *more: str) -> Listing:
         """As in `Store`."""
-        return await self._through(lambda store: store.list(prefix))
+        return await self._through(lambda store: store.list(prefix, *more))
 
     async def transact(self, compare: Sequence[Compare], then: Sequence[Operation]) -> Outcome:
         """As in `Store`."""
@@ -133,14 +144,15 @@ class MovableStore:
 
         Raises FairleadError, or what *commit* raises; then *old* goes on. *old* is for the caller to close.
         """
-        await _copy({}, await _records(old), new)
+        copy = _Copy(old, new)
+        await copy.catch_up()
         self._open.clear()
         try:
             async with asyncio.timeout(FREEZE_S):
                 while self._busy:
                     self._idle.clear()
                     await self._idle.wait()
-                moved = await _rest(old, new)
+                moved = await copy.finish()
             commit(moved)
             self._store = Shifted(new, moved.base)
         except TimeoutError:
@@ -177,9 +189,9 @@ class Shifted:
         record = await self.store.get(key)
         return None if record is None else self._record(record)
 
-    async def list(self, prefix: str) -> Listing:
+    async def list(self, prefix: str, *more: str) -> Listing:
         """As in `Store`."""
-        listing = await self.store.list(prefix)
+        listing = await self.store.list(prefix, *more)
         return Listing([self._record(record) for record in listing.records], listing.revision + self.base)
 
     async def transact(self, compare: Sequence[Compare], then: Sequence[Operation]) -> Outcome:
@@ -229,39 +241,85 @@ async def moved_store(store: Sweeping) -> Shifted:
 
 def checksum(records: Mapping[str, bytes]) -> str:
     """One hash over keys and values; the time is left out: it goes on."""
-    digest = sha256()
-    for key, value in sorted(records.items()):
-        if key not in (MARK, MOVED):
-            for part in (key.encode(), value):
-                digest.update(len(part).to_bytes(4, "big") + part)
-    return digest.hexdigest()
+    return _sum({key: _digest(key, value) for key, value in records.items() if key not in NOT_COPIED})
 
 
-async def _rest(old: Leaving, new: Sweeping) -> Moved:
-    """Copy what has changed since, and what stands under a lease; compare; say so in the new store."""
-    await old.sweep()
-    listing, leases, now = await old.list(""), await old.leases(), await old.now()
-    wanted = {record.key: record.value for record in listing.records}
-    await _copy(await _records(new), {key: value for key, value in wanted.items() if key not in leases}, new)
-    for key in leases.keys() & wanted.keys():
-        lease = await new.grant(max(1, -(-(leases[key] - now) // SECOND)))
-        await new.transact([], [Put(key, wanted[key], lease)])
-    moved = Moved(listing.revision, checksum(wanted), len(wanted))
-    if checksum(await _records(new)) != moved.checksum:
-        raise StoreUnavailable("the new store does not hold what the old one holds")
-    await new.transact([], [Put(MARK, mark_value(now)), Put(MOVED, json.dumps(
-        {"base": moved.base, "checksum": moved.checksum, "records": moved.records}).encode())])
-    return moved
+class _Copy:
+    """What was copied so far: the old store's revision, and of each record a digest."""
+
+    def __init__(self, old: Leaving, new: Sweeping) -> None:
+        self._old = old
+        self._new = new
+        self._revision = -1
+        self._digests: dict[str, bytes] = {}
+
+    async def catch_up(self) -> None:
+        """Copy until what has changed since is soon done."""
+        changes = MANY
+        while changes >= MANY:
+            try:
+                changes = await self._changes()
+            except Compacted:
+                await self._everything()
+
+    async def finish(self) -> Moved:
+        """The store is frozen: copy the rest, and what stands under a lease; say so in the new store."""
+        await self._old.sweep()
+        try:
+            await self._changes()
+        except Compacted:
+            raise StoreUnavailable("too much has changed meanwhile") from None
+        leases, now = await self._old.leases(), await self._old.now()
+        await self._new.transact([], [Put(MARK, mark_value(now))])
+        for key, ends in leases.items():
+            record = await self._old.get(key)
+            if record is not None:
+                lease = await self._new.grant(max(1, -(-(ends - now) // SECOND)))
+                await self._write([Put(key, record.value, lease)])
+        moved = Moved(self._revision, _sum(self._digests), len(self._digests))
+        await self._new.transact([], [Put(MOVED, json.dumps(
+            {"base": moved.base, "checksum": moved.checksum, "records": moved.records}).encode())])
+        return moved
+
+    async def _everything(self) -> None:
+        listing = await self._old.list("")
+        wanted = {record.key: record.value for record in listing.records}
+        left = {record.key for record in (await self._new.list("")).records} - wanted.keys()
+        await self._write([*(Put(key, value) for key, value in wanted.items()
+                             if self._digests.get(key) != _digest(key, value)), *map(Delete, left)])
+        self._revision = listing.revision
+
+    async def _changes(self) -> int:
+        """Copy what has changed; how many keys. Raises Compacted."""
+        if self._revision < 0:
+            raise Compacted("nothing is copied yet")
+        events, revision = await self._old.changes(self._revision)
+        last = {event.key: event.value for event in events}
+        await self._write([Delete(key) if value is None else Put(key, value) for key, value in last.items()])
+        self._revision = revision
+        return len(last)
+
+    async def _write(self, operations: Sequence[Operation]) -> None:
+        """Raises StoreUnavailable when the new store does not hold it afterwards."""
+        for batch in batches([operation for operation in operations if operation.key not in NOT_COPIED]):
+            await self._new.transact([], batch)
+            there: list[Compare] = [Equal(one.key, one.value) if isinstance(one, Put) else Absent(one.key)
+                                    for one in batch]
+            if not (await self._new.transact(there, [])).succeeded:
+                raise StoreUnavailable("the new store does not hold what the old one holds")
+            for one in batch:
+                if isinstance(one, Put):
+                    self._digests[one.key] = _digest(one.key, one.value)
+                else:
+                    self._digests.pop(one.key, None)
 
 
-async def _copy(there: Mapping[str, bytes], wanted: Mapping[str, bytes], to: Sweeping) -> None:
-    puts: list[Operation] = [Put(key, value) for key, value in wanted.items() if there.get(key) != value]
-    for batch in batches([*puts, *(Delete(key) for key in there.keys() - wanted.keys())]):
-        await to.transact([], batch)
+def _digest(key: str, value: bytes) -> bytes:
+    return sha256(len(key.encode()).to_bytes(4, "big") + key.encode() + value).digest()
 
 
-async def _records(store: Sweeping) -> dict[str, bytes]:
-    return {record.key: record.value for record in (await store.list("")).records}
+def _sum(digests: Mapping[str, bytes]) -> str:
+    return sha256(b"".join(digest for _, digest in sorted(digests.items()))).hexdigest()
 
 
 def batches(operations: Sequence[Operation]) -> Iterator[Sequence[Operation]]:

@@ -28,6 +28,8 @@ class Note(BaseModel):
     """The last revision of the store that was moved."""
     members: dict[str, str] = Field(default_factory=dict)
     """The members that the store began with, or that were there when this one came: names and internal addresses."""
+    member: str = ""
+    """While it is learning: which member of the store is its own, as the leader has named it."""
 
     def save(self, state: Path) -> None:
         """Write it, for good. Raises OperatorError."""

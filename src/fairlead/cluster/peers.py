@@ -31,6 +31,9 @@ ASK_S = 5.0
 BEAT_S = 1.0
 SILENT_S = 4.0
 """A Controller that does not answer for so long is not there, whatever its TCP connection says."""
+KEPT_S = 3600.0
+"""For how long the time that another one told is gone on from after its connection has ended: clocks that nobody
+disciplines part by less than a second meanwhile."""
 MOST_AT_ONCE = 256
 """Questions of one peer that are being answered; further ones are not read."""
 
@@ -53,13 +56,25 @@ class Peers:
         self._clock = clock
         self._lines: dict[str, _Line] = {}
         self._numbers = itertools.count()
-        self.offsets: dict[str, float] = {}
-        """By name: how far ahead of this machine's clock the other's is, seconds."""
+        self._readings: dict[str, tuple[float, int]] = {}
+        """By name: when it was last asked, and how far ahead of this machine's monotonic time its clock is then,
+        seconds and microseconds."""
 
     @property
     def connected(self) -> list[str]:
         """Names of those who can be asked."""
         return sorted(self._lines)
+
+    @property
+    def offsets(self) -> dict[str, float]:
+        """By name: how far ahead of this machine's clock the other's is, seconds. Right at once when it is set here.
+
+        Also of those who were there lately: of two that are left, they tell whose clock is wrong.
+        """
+        now = self._clock.monotonic()
+        behind = round(now * SECOND) - self._clock.now()
+        return {name: (reading + behind) / SECOND for name, (at, reading) in self._readings.items()
+                if now - at < KEPT_S}
 
     async def talk(self, controller: PlanController, tunnel: Tunnel) -> None:
         """Be able to ask *controller* until the connection ends. Raises FairleadError."""
@@ -78,7 +93,6 @@ class Peers:
             beating.cancel()
             if self._lines.get(controller.name) is line:
                 del self._lines[controller.name]
-                self.offsets.pop(controller.name, None)
             for waiting in line.waiting.values():
                 if not waiting.done():
                     waiting.set_exception(StoreUnavailable(f"the connection to {controller.name} ended"))
@@ -110,7 +124,7 @@ class Peers:
     async def _beat(self, name: str, tunnel: Tunnel) -> None:
         """Ask for the time, each second: it tells how far the clocks are apart, and whether anybody is there."""
         while True:
-            before = self._clock.now()
+            began = self._clock.monotonic()
             try:
                 answer = await self.ask(name, "time", timeout_s=SILENT_S)
             except FairleadError:
@@ -120,7 +134,9 @@ class Peers:
             if type(now) is not int or not 0 <= now < LAST_INSTANT:
                 tunnel.close("the Controller does not know the time")
                 return
-            self.offsets[name] = (now - (before + self._clock.now()) // 2) / SECOND
+            ended = self._clock.monotonic()
+            if ended - began < SILENT_S:  # else this process has slept meanwhile, and nobody knows when that was said
+                self._readings[name] = (ended, now - round((began + ended) / 2 * SECOND))
             await asyncio.sleep(BEAT_S)
 
 

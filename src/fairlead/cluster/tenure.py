@@ -15,10 +15,10 @@ Rules, and the fault each stops:
    (rule 2). etcd lengthens every lease when its own leader changes; the mark would grow older than `MARGIN` meanwhile.
 5. While nobody leads the mark stands still, and time goes on: who takes over counts on from the last mark that it saw
    (`Reckoning`). Or an outage would give every token its length again, as far as the new leader's clock is behind.
-6. A Controller whose clock is far off the others' does not stand: the mark would run ahead, and with it every deadline.
+6. A Controller whose clock is far off the others' does not lead (`clocks`): the mark would run ahead, and with it every
+   deadline.
 """
 
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -35,8 +35,6 @@ TERM = "cluster/term"
 """The number of the last term, in decimal digits."""
 MARGIN = 7 * SECOND
 """How much earlier than its deadline a transaction must be: the leader's lease, and for how long one is repeated."""
-MOST_OFFSET = 30 * SECOND
-"""How far the clock of one that stands for leader may be off the median of the Controllers."""
 NOTICED_STEP = SECOND
 """A wall clock that is less behind the mark trembles as disciplined clocks do."""
 
@@ -223,13 +221,3 @@ def taking_over(leader: Leader, mark: int, old_term: Record | None,
 def as_read(key: str, record: Record | None) -> Compare:
     """That *key* stands as it was read."""
     return Absent(key) if record is None else Unchanged(key, record.revision)
-
-
-def fit(offsets: Sequence[int]) -> bool:
-    """Whether a Controller may stand, given how far the clocks of the others are ahead of its own (microseconds).
-
-    Of two middle ones the nearer counts: two Controllers alone cannot tell whose clock is wrong, and a cluster without
-    a leader helps nobody.
-    """
-    clocks = [0, *offsets]
-    return min(abs(statistics.median_low(clocks)), abs(statistics.median_high(clocks))) <= MOST_OFFSET

@@ -6,7 +6,10 @@ Rules, and what each stops:
    leader: a Controller that cannot be reached takes nobody's majority away.
 2. It follows the store before it votes. With the record that admits it comes the cluster key, sealed to a key of its
    own; before, nothing.
-3. A member of the store whose node is not in the cluster any more is removed; so is a learner that has gone away.
+3. The leader names the member that it has made for a node, and lets that one vote and no other: a question that was
+   asked twice, or of a leader of before, may have put another one in its place, which has no process.
+4. A member of the store whose node is not in the cluster any more is removed; so is a learner that has gone away, or
+   does not catch up: there is room for one at a time.
 """
 
 import asyncio
@@ -20,21 +23,25 @@ import structlog
 from fairlead.audit.record import Entry
 from fairlead.base.clock import SECOND
 from fairlead.base.errors import FairleadError, Refused
+from fairlead.cluster.clocks import MOST_OFFSET
 from fairlead.cluster.etcd import peer_url
 from fairlead.cluster.members import Member
 from fairlead.cluster.move import Moved
-from fairlead.cluster.tenure import MOST_OFFSET
 from fairlead.cluster.upkeep import PRESSED_S, Upkeep
 from fairlead.controller.cluster import ASK_AGAIN_S, Cluster
 from fairlead.keys.seal import hpke_seal
 from fairlead.keys.wire import b64, from_b64, string
 from fairlead.nodes.node import Node
+from fairlead.store.fence import NotLeading
+from fairlead.store.protocol import Compare
 from fairlead.transport.peer import Peer
 
 SETTLE_S = 10.0
 """etcd changes its members only while all that run have been connected for some seconds."""
 GONE_S = 30.0
 """A learner that has not asked for so long is taken out."""
+LEARN_S = 600.0
+"""So is one that does not come to vote in so long; it begins anew, after others that wait."""
 SEAL_LABEL = "fairlead-cluster-key-v1"
 
 log = structlog.get_logger("fairlead.cluster")
@@ -65,8 +72,12 @@ class Admittance:
     audit: Journal
     version: str
     _founding: set[asyncio.Future[Moved | None]] = field(default_factory=set)
+    _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """One member at a time is put in the place of another."""
     _asked: dict[str, float] = field(default_factory=dict)
     """By node id: when it last asked to come in, monotonic seconds."""
+    _known: dict[int, float] = field(default_factory=dict)
+    """By member: since when it is there."""
 
     async def admit(self, peer: Peer, fields: Mapping[str, Any]) -> dict[str, Any]:
         """Let *peer*, whose join is committed, follow the store. Raises Refused: what is in the way."""
@@ -82,51 +93,61 @@ class Admittance:
         if (moved := await asyncio.shield(founding)) is not None:
             await self.audit.append(Entry("cluster.founded", self.cluster.trust.node, self.cluster.trust.node, {
                 "records": moved.records, "checksum": moved.checksum, "for": node.name}))
-        members = self.cluster.members()
-        url = peer_url(node.internal_address)
-        for member in await members.list():
-            if url in member.peer_urls and (fields.get("fresh") or not member.learner):
-                await members.remove(member.id)  # it has nothing of what that member knew
-        refused: FairleadError | None = None
-        try:
-            await members.add_learner(url)
-        except FairleadError as error:  # whether it happened is read
-            refused = error
-        there = await members.list()
-        if not any(url in member.peer_urls for member in there):
-            other = next(iter(self._names([member for member in there if member.learner])), None)
-            if other is None and refused is not None:
-                raise self._unsettled(there) if refused.code == "FL-MEMBER-UNSETTLED" else refused
-            raise Refused("FL-CLUSTER-BUSY", f"{other or 'another Controller'} is just coming in", "it is tried again")
+        term = self.cluster.fence()
+        async with self._turn:
+            own, there = await self._put_in(node, term)
         self._asked[node.id] = self.cluster.clock.monotonic()
         log.info("cluster.admitting", about=node.name, step="its member of the store follows")
         assert self.cluster.note is not None
         request = str(fields.get("request", "")).encode()
         return {"certificate": (await self.cluster.signing.certify(node, request)).decode(),
                 "ca": (await self.cluster.signing.root()).decode(), "base": self.cluster.note.base,
-                "members": self._names(there)}
+                "members": self._names(there), "member": f"{own.id:x}"}
+
+    async def _put_in(self, node: Node, term: Sequence[Compare]) -> tuple[Member, Sequence[Member]]:
+        """A new member for *node*, in the place of any that it had, and all that there are. Raises FairleadError."""
+        members, url = self.cluster.members(), peer_url(node.internal_address)
+        for member in await members.list():
+            if url in member.peer_urls:
+                self._still(term)
+                await members.remove(member.id)  # whoever asks has nothing of what that member knew
+        self._still(term)
+        refused: FairleadError | None = None
+        try:
+            await members.add_learner(url)
+        except FairleadError as error:  # whether it happened is read
+            refused = error
+        there = await members.list()
+        own = next((member for member in there if url in member.peer_urls), None)
+        if own is None:
+            other = next(iter(self._names([member for member in there if member.learner])), None)
+            if other is None and refused is not None:
+                raise self._unsettled(there) if refused.code == "FL-MEMBER-UNSETTLED" else refused
+            raise Refused("FL-CLUSTER-BUSY", f"{other or 'another Controller'} is just coming in", "it is tried again")
+        return own, there
 
     async def enter(self, peer: Peer, fields: Mapping[str, Any]) -> dict[str, Any]:
         """Let *peer* vote, once its member has all of the store, and hand it the cluster key. Raises Refused."""
         self.cluster.fence()
         node = self._candidate(peer)
         try:
-            recipient = from_b64(str(fields.get("recipient", "")))
-            hpke_seal(recipient, purpose(node.id), b"")
-        except ValueError:
+            sealed = hpke_seal(from_b64(str(fields.get("recipient", ""))), purpose(node.id),
+                               self.cluster.signing.cluster_key)
+        except (ValueError, Refused):
             raise Refused("FL-LINK-MESSAGE", "the key to which the cluster key is to be sealed is none") from None
         self._check_fit(node)
         self._asked[node.id] = self.cluster.clock.monotonic()
         members = self.cluster.members()
         url = peer_url(node.internal_address)
-        member = next((one for one in await members.list() if url in one.peer_urls), None)
+        member = next((one for one in await members.list()
+                       if url in one.peer_urls and f"{one.id:x}" == fields.get("member")), None)
         if member is None:
-            raise Refused("FL-MEMBER-UNKNOWN", f"the store has no member of {node.name}", "it is admitted anew")
+            raise Refused("FL-MEMBER-UNKNOWN", f"the store has not that member of {node.name}", "it is admitted anew")
         if member.learner:
             await members.promote(member.id)
         await self.records.admit(node.id, self.cluster.trust.node)
         log.info("cluster.admitted", about=node.name, step="it votes")
-        return {"cluster_key": b64(hpke_seal(recipient, purpose(node.id), self.cluster.signing.cluster_key))}
+        return {"cluster_key": b64(sealed)}
 
     async def expel(self, node: Node) -> None:
         """Take the member of *node* out of the store. Raises Refused when the others would have no majority."""
@@ -177,19 +198,25 @@ class Admittance:
                       self.cluster.clock)
 
     async def _sweep_members(self) -> None:
-        controllers = {peer_url(n.internal_address): n for n in self.cluster.mesh.directory.nodes.values()
-                       if n.role == "controller" and (n.state == "up" or n.learning)}
-        for member in await self.cluster.members().list():
-            node = next((controllers[url] for url in member.peer_urls if url in controllers), None)
-            if node is None:
+        now, there = self.cluster.clock.monotonic(), await self.cluster.members().list()
+        self._known = {member.id: self._known.get(member.id, now) for member in there}
+        for member in there:
+            node = self.cluster.node_of(member)
+            if node is None or not (node.state == "up" or node.learning):
                 why = "its node is not in the cluster"
-            elif member.learner and self.cluster.clock.monotonic() - self._asked.setdefault(
-                    node.id, self.cluster.clock.monotonic()) > GONE_S:
+            elif member.learner and now - self._asked.setdefault(node.id, now) > GONE_S:
                 why = "it has gone away before it had caught up"
+            elif (member.learner or node.learning) and now - self._known[member.id] > LEARN_S:
+                why = "it does not come to vote"
             else:
                 continue
             await self.cluster.members().remove(member.id)
             log.warning("cluster.member-removed", about=node.name if node else member.name, reason=why)
+
+    def _still(self, term: Sequence[Compare]) -> None:
+        """Raise NotLeading where another Controller has led meanwhile: the node may have been admitted by that one."""
+        if self.cluster.fence() != term:
+            raise NotLeading(None)
 
     def _check_fit(self, node: Node) -> None:
         if node.name not in self.cluster.mesh.peers.connected:
@@ -226,10 +253,8 @@ class Admittance:
 
     def _names(self, members: Sequence[Member]) -> dict[str, str]:
         """Name and internal address of each member's node."""
-        names = {peer_url(n.internal_address): n for n in self.cluster.mesh.directory.nodes.values()
-                 if n.role == "controller"}
-        found = [names[url] for member in members for url in member.peer_urls if url in names]
-        return {node.name: node.internal_address for node in found}
+        return {node.name: node.internal_address for member in members
+                if (node := self.cluster.node_of(member)) is not None}
 
 
 def purpose(node_id: str) -> bytes:

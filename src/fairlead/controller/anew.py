@@ -18,7 +18,6 @@ from dataclasses import dataclass, field, replace
 from fairlead.audit.record import Entry
 from fairlead.base.errors import Refused
 from fairlead.cluster.tenure import LEADER
-from fairlead.controller.secrets import API, CERTIFICATES, CLUSTER_KEY
 from fairlead.enrol import state as states
 from fairlead.enrol.redeem import GENERATION, LIVE, TOKENS, new_generation
 from fairlead.keys.ssh import PublicKey
@@ -35,6 +34,7 @@ from fairlead.nodes.records import (
     encode,
     key_from,
     node_from,
+    secrets_of,
 )
 from fairlead.store.protocol import Delete, Operation, Put
 
@@ -65,7 +65,7 @@ class _Changes:
         self.values |= {
             NODES + node.id: None, NAMES + node.name: encode(name) if name is not None else None,
             ADDRESSES + node.internal_address: encode(AddressEntry(node.id, "quarantined", self.now + REST)),
-            CLUSTER_KEY + node.id: None, f"{CERTIFICATES}{API}/{node.id}": None}
+            **dict.fromkeys(secrets_of(node.id))}
 
     def revoke_keys(self, node: Node) -> None:
         for line in (node.host_key, node.user_key):

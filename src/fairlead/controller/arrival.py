@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from fairlead.base import files
 from fairlead.base.errors import FairleadError, Refused
 from fairlead.cluster.etcd import folder, put_identity
+from fairlead.cluster.note import Note
 from fairlead.controller import secrets
 from fairlead.controller.admission import purpose
 from fairlead.controller.cluster import ASK_AGAIN_S, Cluster
@@ -45,6 +46,7 @@ class Admitted(BaseModel):
     ca: str
     base: int = Field(ge=0)
     members: dict[str, str]
+    member: str
 
 
 class Entered(BaseModel):
@@ -72,7 +74,7 @@ class Arrival:
             if cluster.note.stage == "committed":
                 await self._be_admitted()
             if cluster.etcd is None:
-                cluster.open()
+                await cluster.open()
             if await self._enter():
                 cluster.problem = ""
                 return
@@ -82,17 +84,18 @@ class Arrival:
         log.info("cluster.joining", step="asks for admission")
         shutil.rmtree(folder(self.cluster.state), ignore_errors=True)
         key, request = new_request()
-        answer = await self._until_answered(Admitted, "admit", request=request.decode(), fresh=True,
-                                            version=self.version)
+        answer = await self._until_answered(Admitted, "admit", request=request.decode(), version=self.version)
         put_identity(self.cluster.state, answer.certificate.encode(), key, answer.ca.encode())
-        self.cluster.record(stage="learning", base=answer.base, members=answer.members)
+        self.cluster.record(Note(stage="learning", base=answer.base, members=answer.members, member=answer.member))
 
     async def _enter(self) -> bool:
         """Whether this node votes now; not: it has to be admitted anew."""
         log.info("cluster.joining", step="follows the store")
-        recipient = new_recipient()
+        note, recipient = self.cluster.note, new_recipient()
+        assert note is not None
         try:
-            answer = await self._until_answered(Entered, "enter", recipient=b64(recipient_public(recipient)))
+            answer = await self._until_answered(Entered, "enter", member=note.member,
+                                                recipient=b64(recipient_public(recipient)))
         except Refused as refusal:
             if refusal.code == "FL-MEMBER-UNKNOWN":
                 return False
@@ -107,8 +110,7 @@ class Arrival:
                 await self.cluster.store.transact([], [put])
                 break
             await asyncio.sleep(ASK_AGAIN_S)
-        assert self.cluster.note is not None
-        self.cluster.record(stage="member", base=self.cluster.note.base, members=self.cluster.note.members)
+        self.cluster.record(Note(stage="member", base=note.base, members=note.members))
         log.info("cluster.joined", step="this Controller votes")
         return True
 

@@ -8,7 +8,7 @@ Controller as it was. The other rooms of it: `admission` (the leader's side of c
 
 import asyncio
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import structlog
 from fairlead.base import files
 from fairlead.base.clock import SECOND, Clock
 from fairlead.base.errors import OperatorError, Refused
+from fairlead.cluster import clocks
 from fairlead.cluster import note as notes
 from fairlead.cluster.etcd import (
     Etcd,
@@ -35,23 +36,24 @@ from fairlead.cluster.members import Member, Members
 from fairlead.cluster.move import MovableStore, Moved, Shifted
 from fairlead.cluster.note import Note
 from fairlead.cluster.tenure import MARGIN, Timing
+from fairlead.controller.initialise import STORE
 from fairlead.controller.mesh import Mesh
 from fairlead.controller.settings import ControllerSettings
 from fairlead.controller.signing import Signing
 from fairlead.enrol.trust import Trust
+from fairlead.nodes.node import Node
 from fairlead.pki.request import new_request
 from fairlead.store.etcd import EtcdStore
 from fairlead.store.fence import NotLeading, unfenced
 from fairlead.store.gateway import Gateway
 from fairlead.store.protocol import Compare, StoreUnavailable
-from fairlead.store.sqlite import SQLiteStore
+from fairlead.store.sqlite import SQLiteStore, files_of
 
 TIMING = Timing()
 BIRTH_S = 20.0
 """For a new member to come up."""
 STEP_DOWN_S = 10.0
 ASK_AGAIN_S = 0.25
-OLD_STORE = ("store.db", "store.db-wal", "store.db-shm")
 
 log = structlog.get_logger("fairlead.cluster")
 
@@ -124,7 +126,14 @@ class Cluster:
     def problems(self) -> list[str]:
         """What is wrong, one line each."""
         found = list(self.etcd.problems) if self.etcd is not None else []
+        if (off := clocks.astray(self.clocks).get(self.trust.node)) is not None:
+            found.append(clocks.alarm(self.trust.node, off))
         return [*found, self.problem] if self.problem else found
+
+    @property
+    def clocks(self) -> dict[str, int]:
+        """By name: how far the Controllers' clocks are ahead of this one's, which is among them; microseconds."""
+        return {self.trust.node: 0, **self._offsets()}
 
     @property
     def time_step(self) -> int:
@@ -139,13 +148,17 @@ class Cluster:
             raise StoreUnavailable("the store has no members")
         return Members(self._gateway)
 
+    def node_of(self, member: Member) -> Node | None:
+        """The Controller whose member of the store it is, by its address."""
+        return next((node for node in self.mesh.directory.nodes.values()
+                     if node.role == "controller" and peer_url(node.internal_address) in member.peer_urls), None)
+
     def endpoint(self, member: Member) -> Gateway:
         """The way to one member and no other: to its node's address, whatever it says of itself.
 
         Raises StoreUnavailable when it is no node's.
         """
-        nodes = {peer_url(n.internal_address): n for n in self.mesh.directory.nodes.values() if n.role == "controller"}
-        node = next((nodes[url] for url in member.peer_urls if url in nodes), None)
+        node = self.node_of(member)
         if node is None:
             raise StoreUnavailable("a member of the store is no Controller's")
         url = client_url(node.internal_address)
@@ -161,31 +174,39 @@ class Cluster:
 
     # -- begin and end ------------------------------------------------------------------------------------------------
 
-    def open(self) -> None:
+    async def open(self) -> None:
         """Be a member as the note says: its process, and from now on the store. Raises OperatorError."""
         assert self.note is not None
         if self.note.stage == "member" and not (folder(self.state) / "data" / "member").is_dir():
             raise OperatorError("FL-STATE-DAMAGED", f"the data of this node's etcd in {folder(self.state)} is gone",
                                 "restore the state folder, or remove this Controller on another one and join it anew")
-        for name in OLD_STORE:  # of before the move, if that was stopped at its end
-            files.remove(self.state / name)
-        me = self.trust.internal_address
-        addresses = [me, *(address for address in self.note.members.values() if address != me)]
-        context = member_context(self.state)
-        self._own = Gateway([client_url(me)], context)
-        self._gateway = Gateway([client_url(address) for address in addresses], context)
-        plan = Plan(self.trust.node, me, self.trust.cluster_uuid, self.note.members,
-                    existing=len(self.note.members) > 1, quota_bytes=self.settings.store_quota)
-        self.etcd = Etcd(check_etcd(), self.state, plan, self._own)
-        self._tasks.append(self.group.create_task(self.etcd.run(), name="etcd"))
+        self._drop_old_store()  # of before the move, if that was stopped at its end
+        await self._run_member(self.note.members)
         self.store.found(Shifted(self._new_store(), self.note.base))
+
+    async def _run_member(self, members: Mapping[str, str]) -> Etcd:
+        """Start this node's member of *members*, names and internal addresses. Raises OperatorError."""
+        me = self.trust.internal_address
+        plan = Plan(self.trust.node, me, self.trust.cluster_uuid, members, existing=len(members) > 1,
+                    quota_bytes=self.settings.store_quota)
+        binary, context = await asyncio.to_thread(check_etcd), member_context(self.state)
+        self._own = Gateway([client_url(me)], context)
+        self._gateway = Gateway(list(map(client_url, dict.fromkeys([me, *members.values()]))), context)
+        self.etcd = Etcd(binary, self.state, plan, self._own)
+        self._tasks.append(self.group.create_task(self.etcd.run(), name="etcd"))
+        return self.etcd
+
+    def _drop_old_store(self) -> None:
+        for file in files_of(self.state / STORE):
+            files.remove(file)
 
     def lead(self) -> None:
         """Stand for leader from now on."""
         assert self._gateway is not None
         self.leadership = Leadership(
             self.store, GatewayLeases(self._gateway), self.clock, node=self.trust.node_id, name=self.trust.node,
-            timing=TIMING, offsets=self._offsets)
+            timing=TIMING, offsets=lambda: list(self._offsets().values()),
+            controllers=lambda: len(self.mesh.directory.controllers()))
         self._leading_task = self.group.create_task(self.leadership.run(), name="leadership")
         self._standing.set()
         self.mesh.directory.listen(self._reach_all)
@@ -209,6 +230,7 @@ class Cluster:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
+        self._tasks.clear()
         await self._hang_up()
 
     async def _hang_up(self) -> None:
@@ -220,24 +242,19 @@ class Cluster:
 
     async def forget(self) -> None:
         """This node's member of the store is none any more: end it, and begin with admission."""
-        for task in self._tasks:
-            task.cancel()
-            await asyncio.wait([task])
-        self._tasks.clear()
+        await self.close()
         self.etcd = None
-        await self._hang_up()
-        self.record(stage="committed", base=0, members={})
+        self.record(Note(stage="committed"))
 
-    def record(self, *, stage: notes.Stage, base: int, members: dict[str, str]) -> None:
+    def record(self, note: Note) -> None:
         """Note how far this Controller has come, for good. Raises OperatorError."""
-        note = Note(stage=stage, base=base, members=members)
         note.save(self.state)
         self.note = note
 
-    def _offsets(self) -> list[int]:
+    def _offsets(self) -> dict[str, int]:
         """How far the clocks of the other Controllers are ahead; those that are not admitted yet have no say."""
         names = {node.name for node in self.mesh.directory.controllers()}
-        return [int(offset * SECOND) for name, offset in self.mesh.peers.offsets.items() if name in names]
+        return {name: int(offset * SECOND) for name, offset in self.mesh.peers.offsets.items() if name in names}
 
     def _new_store(self) -> EtcdStore:
         assert self._gateway is not None
@@ -262,40 +279,31 @@ class Cluster:
             if self.settings.view is not None:
                 raise Refused("FL-CLUSTER-VIEW", f"{self.trust.node} sees internal addresses in a --view of its own",
                               "Controllers of a cluster need a host, or a network namespace, each")
-            binary = await asyncio.to_thread(check_etcd)
-            old, me = self.sqlite, self.trust.internal_address
+            await asyncio.to_thread(check_etcd)  # before anything is made
+            old, me = self.sqlite, {self.trust.node: self.trust.internal_address}
             log.info("cluster.founding", step="a store of one member")
             shutil.rmtree(folder(self.state), ignore_errors=True)
             key, request = new_request()
             put_identity(self.state, await self.signing.certify(self.mesh.me, request), key, await self.signing.root())
-            context = member_context(self.state)
-            self._own, self._gateway = Gateway([client_url(me)], context), Gateway([client_url(me)], context)
-            plan = Plan(self.trust.node, me, self.trust.cluster_uuid, {self.trust.node: me}, existing=False,
-                        quota_bytes=self.settings.store_quota)
-            self.etcd = Etcd(binary, self.state, plan, self._own)
-            running = self.group.create_task(self.etcd.run(), name="etcd")
+            etcd = await self._run_member(me)
             try:
                 async with asyncio.timeout(BIRTH_S):
-                    await self.etcd.ready()
+                    await etcd.ready()
                 moved = await self.store.move(old, self._new_store(), self._moved)
             except BaseException as error:
-                running.cancel()
-                await asyncio.wait([running])
-                problems = "; ".join(self.etcd.problems)
+                problems = "; ".join(etcd.problems)
+                await self.close()
                 files.remove(self.state / notes.FILE)  # it may be there though writing it has failed
                 self.etcd = self.note = None
-                await self._hang_up()
                 shutil.rmtree(folder(self.state), ignore_errors=True)
                 if isinstance(error, TimeoutError):
                     raise OperatorError("FL-ETCD-DOWN", f"etcd does not come up: {problems or 'it does not answer'}",
                                         "see its lines in the log, then ask again") from None
                 raise
-            self._tasks.append(running)
             self.lead()
             self.mesh.cluster()
             await old.close()
-            for name in OLD_STORE:
-                files.remove(self.state / name)
+            self._drop_old_store()
             log.info("cluster.founded", records=moved.records, checksum=moved.checksum)
         try:
             async with asyncio.timeout(BIRTH_S):
@@ -306,6 +314,6 @@ class Cluster:
 
     def _moved(self, moved: Moved) -> None:
         """The step that makes it last."""
-        self.record(stage="member", base=moved.base, members={self.trust.node: self.trust.internal_address})
+        self.record(Note(stage="member", base=moved.base, members={self.trust.node: self.trust.internal_address}))
         self.sqlite = None
         self.founded()

@@ -29,6 +29,7 @@ from fairlead.base import configuration, descriptors, files, logs
 from fairlead.base.clock import MINUTE, SECOND, Clock
 from fairlead.base.errors import FairleadError, OperatorError
 from fairlead.base.service import notify, on_signals
+from fairlead.cluster import clocks
 from fairlead.cluster import note as notes
 from fairlead.cluster.move import MovableStore
 from fairlead.cluster.note import Note
@@ -298,7 +299,7 @@ class _Controller:
             note = self.note
             assert note is not None
             if note.stage != "committed":
-                cluster.open()
+                await cluster.open()
             if note.stage != "member":
                 await Arrival(cluster, desk.ask_leader, lambda: desk.look_around(self.settings.endpoint),
                               self.version).come_in()
@@ -387,6 +388,7 @@ class _Controller:
         """Each second: end what has ended, as the leader. Each minute: write the strangers' refusals, in sums."""
         ticks = 0
         step = 0
+        astray = set[str]()
         while True:
             await asyncio.sleep(TICK_S)
             ticks += 1
@@ -407,6 +409,10 @@ class _Controller:
             if cluster.time_step != step:
                 step = cluster.time_step
                 log.warning("clock.step", code="FL-TIME-STEP", back_s=step / SECOND)
+            if (off := clocks.astray(cluster.clocks)).keys() != astray:
+                astray = set(off)
+                for line in clocks.alarms(cluster.clocks):
+                    log.warning("clock.off", code="FL-TIME-OFF", reason=line)
 
     def _reload(self) -> None:
         """SIGHUP: what may change while running is the addresses and the log level; ports and view need a restart."""

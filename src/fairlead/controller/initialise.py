@@ -34,7 +34,7 @@ from fairlead.nodes.records import AddressEntry, KeyEntry, NameEntry
 from fairlead.pki.authority import Authority
 from fairlead.pki.certificate import der_of, portal_name
 from fairlead.store.protocol import MARK, Absent, Put, mark_value
-from fairlead.store.sqlite import SQLiteStore
+from fairlead.store.sqlite import SQLiteStore, files_of
 from fairlead.users.accounts import USERS as ACCOUNTS
 from fairlead.users.accounts import Account, account, encode, new_password
 
@@ -44,7 +44,7 @@ MIN_VERSION = "enrol/min_version"
 COPY = "directory.json"
 """The Controllers as this one last knew them."""
 PENDING = "init.pending"
-_MADE = (TRUST_FILE, sealing.NODE_KEY, STORE, f"{STORE}-wal", f"{STORE}-shm", notes.FILE, COPY, "hosts",
+_MADE = (TRUST_FILE, sealing.NODE_KEY, *(file.name for file in files_of(Path(STORE))), notes.FILE, COPY, "hosts",
          "control.sock")
 
 

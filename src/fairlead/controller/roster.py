@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fairlead.base.errors import FairleadError
-from fairlead.cluster.etcd import peer_url
+from fairlead.cluster import clocks
 from fairlead.cluster.members import Member, Status, status
 from fairlead.controller.cluster import Cluster
 from fairlead.nodes.node import Node
@@ -35,15 +35,15 @@ class Roster:
         if not self.cluster.clustered:
             shown["members"] = [_shown(self.cluster.mesh.me, "leader", "up", None, 0)]
             return shown
+        shown["alarms"] += clocks.alarms(self.cluster.clocks)
         members: Sequence[Member] = ()
         with contextlib.suppress(FairleadError):
             members = await self.cluster.members().list()
-        by_url = {url: member for member in members for url in member.peer_urls}
-        found = await asyncio.gather(*(self._health(by_url.get(peer_url(n.internal_address)))
-                                       for n in [*controllers, *learning]))
+        of = {node.id: member for member in members if (node := self.cluster.node_of(member)) is not None}
+        found = await asyncio.gather(*(self._health(of.get(n.id)) for n in [*controllers, *learning]))
         newest = max((one.raft_index for one in found if one is not None), default=0)
         for node, health in zip([*controllers, *learning], found, strict=True):
-            member = by_url.get(peer_url(node.internal_address))
+            member = of.get(node.id)
             voter = "leader" if node.name == self.cluster.leader else "follower"
             role = voter if member is not None and not member.learner else "learner"
             state = "down" if health is None else "up" if health.healthy else "no leader"
@@ -64,7 +64,6 @@ class Roster:
                 return await status(self.cluster.endpoint(member))
         except (FairleadError, TimeoutError):
             return None
-
 
 
 def _shown(node: Node, role: str, state: str, health: Status | None, newest: int) -> dict[str, Any]:

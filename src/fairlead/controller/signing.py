@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from fairlead.controller import secrets
 from fairlead.enrol.trust import Trust
 from fairlead.nodes.node import Endpoint, Node
+from fairlead.nodes.records import API_CERTIFICATES
 from fairlead.pki.authority import Authority, Issued
 from fairlead.pki.certificate import der_of, names
 from fairlead.pki.request import read_request
@@ -33,7 +34,7 @@ class Signing:
     async def api_certificate(self, here: Endpoint) -> secrets.Certified:
         """What this Controller's API presents: it has to name the addresses at which this Controller is found now."""
         hosts = {host for host, _ in here.places}
-        own = f"{secrets.CERTIFICATES}{secrets.API}/{self.trust.node_id}"
+        own = API_CERTIFICATES + self.trust.node_id
         for place in (own, secrets.CERTIFICATES + secrets.API):
             if await self.store.get(place) is not None:
                 found = await secrets.open_certified(self.store, self.cluster_key, place)

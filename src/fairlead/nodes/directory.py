@@ -20,8 +20,10 @@ from fairlead.keys.ssh import PublicKey
 from fairlead.nodes.address import REST_MINUTES, candidates
 from fairlead.nodes.node import Node
 from fairlead.nodes.records import (
+    ADDRESSES,
     KEYS,
     NODES,
+    SERVICES,
     AddressEntry,
     KeyEntry,
     address_from,
@@ -41,8 +43,8 @@ T = TypeVar("T")
 class Changes(Protocol):
     """What the directory needs of the store."""
 
-    async def list(self, prefix: str) -> Listing:
-        """All records under a prefix."""
+    async def list(self, prefix: str, *more: str) -> Listing:
+        """All records under several prefixes, at one revision."""
         ...
 
     def watch(self, prefix: str, after: int) -> AsyncIterator[Sequence[Event]]:
@@ -81,8 +83,8 @@ class Directory:
         self._listeners.append(changed)
 
     async def load(self) -> None:
-        """Read everything once."""
-        listing = await self._store.list("")
+        """Read all of it once, and nothing else: of audit records there may be very many."""
+        listing = await self._store.list(ADDRESSES, KEYS, NODES, SERVICES)
         self._clear()
         for record in listing.records:
             self._apply(Event(record.key, record.value, record.revision))

@@ -1,5 +1,6 @@
 """How nodes, names, addresses, keys and services stand in the store. Pure: JSON in, domain out."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,8 +17,15 @@ SERVICES = "services/"
 EPOCHS = "epochs/"
 CLUSTER_KEYS = "cluster/key/"
 """The cluster key as each Controller's own key opens it."""
+API_CERTIFICATES = "pki/certificate/System-Default-Portal-Cert/"
+"""What each Controller's API presents, once the first one's certificate does not name its addresses; sealed."""
 SERVICES_CHANGED = "services-changed"
 """Rewritten with every change of a service, so that a join can compare that no policy began to mention its name."""
+
+
+def secrets_of(node_id: str) -> Sequence[str]:
+    """Keys of what is in the store for one Controller alone, and goes with it."""
+    return CLUSTER_KEYS + node_id, API_CERTIFICATES + node_id
 
 
 @dataclass(frozen=True, slots=True)

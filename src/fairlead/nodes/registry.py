@@ -17,7 +17,6 @@ from fairlead.nodes.node import Endpoint, Node
 from fairlead.nodes.policy import clash
 from fairlead.nodes.records import (
     ADDRESSES,
-    CLUSTER_KEYS,
     EPOCHS,
     KEYS,
     NAMES,
@@ -30,6 +29,7 @@ from fairlead.nodes.records import (
     encode,
     key_from,
     node_from,
+    secrets_of,
 )
 from fairlead.nodes.service import STORE_SERVICES, Service, check_label
 from fairlead.store.fence import Fence, unfenced
@@ -111,7 +111,7 @@ class Registry:
                     compare.append(Unchanged(key.key, key.revision))
                     then.append(Put(key.key, encode(replace(key_from(key.value), state="revoked"))))
             if node.role == "controller":
-                then.append(Delete(CLUSTER_KEYS + node.id))
+                then += map(Delete, secrets_of(node.id))
             entry = Entry(event, node.name, by, {"node_id": node.id, "address": node.internal_address,
                                                  "host_key": PublicKey.from_line(node.host_key).fingerprint})
             if await self._do(compare, then, entry):

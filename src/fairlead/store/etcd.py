@@ -129,15 +129,17 @@ class EtcdStore:
             answer = await self._ask("kv/range", {"key": self._key(key)})
         return next(iter(self._found(answer)), None)
 
-    async def list(self, prefix: str) -> Listing:
+    async def list(self, prefix: str, *more: str) -> Listing:
         """As in `Store`."""
-        async with self._patience():
-            while True:
-                try:
-                    return await self._pages(prefix)
-                except GatewayRefused as error:
-                    if error.code != RANGE:
-                        raise  # else its revision was forgotten between two pages
+        while True:
+            with contextlib.suppress(Compacted):  # else its revision was forgotten between two pages
+                records: list[Record] = []
+                revision = 0
+                for one in sorted((prefix, *more)):
+                    async for page, read_at in self._pages(one, revision):
+                        records += page
+                        revision = read_at
+                return Listing(records, revision)
 
     async def now(self) -> int:
         """As in `Store`. Raises StoreUnavailable while nobody has begun to count."""
@@ -265,23 +267,27 @@ class EtcdStore:
                 step.cancel()
                 await asyncio.wait((step,))
 
-    async def _pages(self, prefix: str) -> Listing:
+    async def _pages(self, prefix: str, revision: int) -> AsyncIterator[tuple[Sequence[Record], int]]:
+        """Records under a prefix, and the revision at which all pages are read; 0: that of now. Raises Compacted."""
         first, beyond = self._span(prefix)
-        records: list[Record] = []
-        revision, limit = 0, PAGE
+        limit = PAGE
         while True:
-            try:
-                answer = await self._ask("kv/range", {"key": encoded(first), "range_end": encoded(beyond),
-                                                      "limit": str(limit), "revision": str(revision)})
-            except GatewayRefused as error:
-                if error.code != EXHAUSTED or limit == 1:
-                    raise
-                limit //= 2  # long values
-                continue
+            async with self._patience():
+                try:
+                    answer = await self._ask("kv/range", {"key": encoded(first), "range_end": encoded(beyond),
+                                                          "limit": str(limit), "revision": str(revision)})
+                except GatewayRefused as error:
+                    if error.code == RANGE:
+                        raise Compacted from error
+                    if error.code != EXHAUSTED or limit == 1:
+                        raise
+                    limit //= 2  # long values
+                    continue
             revision = revision or _revision(answer)
-            records += self._found(answer)
+            records = self._found(answer)
+            yield records, revision
             if not answer.get("more"):
-                return Listing(records, revision)
+                return
             first = RECORDS + records[-1].key.encode() + b"\0"
 
     async def _new_lease(self, lease: int, seconds: int) -> None:

@@ -33,7 +33,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """All records under a prefix, ordered by key, and the revision at which they were read."""
+    """All records under a prefix, or several, ordered by key, and the revision at which they were read."""
 
     records: Sequence[Record]
     revision: int
@@ -143,8 +143,11 @@ class Store(Protocol):
         """The record of a key, or None."""
         ...
 
-    async def list(self, prefix: str) -> Listing:
-        """All records whose key starts with *prefix*, at one revision."""
+    async def list(self, prefix: str, *more: str) -> Listing:
+        """All records whose key starts with *prefix*, or with one of *more*, at one revision.
+
+        No prefix begins with another one. However many there are: it takes its time.
+        """
         ...
 
     async def transact(self, compare: Sequence[Compare], then: Sequence[Operation]) -> Outcome:

@@ -132,9 +132,9 @@ class SQLiteStore:
         """As in `Store`."""
         return await self._run(self._database.get, key)
 
-    async def list(self, prefix: str) -> Listing:
+    async def list(self, prefix: str, *more: str) -> Listing:
         """As in `Store`."""
-        return await self._run(self._database.list, prefix)
+        return await self._run(self._database.list, prefix, *more)
 
     async def transact(self, compare: Sequence[Compare], then: Sequence[Operation]) -> Outcome:
         """As in `Store`. A put under a lease that has ended counts as a compare that does not hold.
@@ -160,6 +160,16 @@ class SQLiteStore:
     async def leases(self) -> Mapping[str, int]:
         """When the lease of each key under one ends, microseconds of store time."""
         return await self._run(self._database.leases)
+
+    async def changes(self, after: int) -> tuple[Sequence[Event], int]:
+        """What has changed since that revision, and the revision of now. Raises Compacted."""
+        events: list[Event] = []
+        while True:
+            batches, reached = await self._run(self._database.changes, "", after)
+            events += [event for batch in batches for event in batch]
+            if reached == after:
+                return events, reached
+            after = reached
 
     async def now(self) -> int:
         """As in `Store`."""
@@ -248,9 +258,10 @@ class Database:
         rows = self._records(key.encode(), key.encode() + b"\0")
         return rows[0] if rows else None
 
-    def list(self, prefix: str) -> Listing:
-        """See `Store.list`."""
-        return Listing(self._records(*span(prefix)), self._revision())
+    def list(self, prefix: str, *more: str) -> Listing:
+        """See `Store.list`; nothing else comes in between, for there is one thread."""
+        return Listing([record for one in sorted((prefix, *more)) for record in self._records(*span(one))],
+                       self._revision())
 
     def now(self) -> int:
         """See `Store.now`."""
@@ -392,6 +403,11 @@ def span(prefix: str) -> tuple[bytes, bytes]:
     return prefix.encode(), prefix.encode() + b"\xff"
 
 
+def files_of(path: Path) -> Sequence[Path]:
+    """The store at *path*, and what SQLite keeps beside it."""
+    return path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")
+
+
 def make_private_file(path: Path) -> None:
     """Make *path* 0600, or check it and what SQLite keeps beside it. SQLite gives those the mode of *path*."""
     try:
@@ -402,7 +418,7 @@ def make_private_file(path: Path) -> None:
     except OSError as error:
         raise OperatorError("FL-STATE-UNWRITABLE", f"the store {path} cannot be made: {error.strerror}",
                             "check the state folder and its owner") from error
-    for file in (path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")):
+    for file in files_of(path):
         with contextlib.suppress(FileNotFoundError):
             mode = file.lstat().st_mode
             if not stat.S_ISREG(mode):

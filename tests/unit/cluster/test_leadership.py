@@ -472,6 +472,22 @@ async def test_a_candidate_whose_clock_is_off_does_not_stand(cluster: Cluster) -
     assert not candidate.leadership.clock_off
 
 
+async def test_a_leader_whose_clock_is_set_wrong_parts_before_it_writes_the_mark(cluster: Cluster) -> None:
+    """Its clock jumps an hour ahead; no mark of that hour is written, and it leads again once it is right."""
+    candidate = cluster.candidate("a", offsets=lambda: [-candidate.clock.offset] * 2)
+    await candidate.leads()
+    parted = asyncio.Event()
+    candidate.leadership.on_change(lambda: None if candidate.leadership.leading else parted.set())
+    candidate.clock.offset = 60 * MINUTE
+    async with asyncio.timeout(DEADLINE_S):
+        await parted.wait()
+    assert candidate.leadership.clock_off
+    assert await cluster.store.now() < SystemClock().now() + MINUTE
+    candidate.clock.offset = 0
+    await candidate.leads()
+    assert candidate.leadership.term == 2
+
+
 @pytest.mark.parametrize("happened", [True, False])
 async def test_an_answer_that_was_lost_makes_neither_two_leaders_nor_none(cluster: Cluster, happened: bool) -> None:
     candidate = cluster.candidate("a", start=False)

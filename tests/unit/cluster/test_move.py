@@ -3,19 +3,22 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from fairlead.base.clock import SECOND
 from fairlead.cluster import move as moving
-from fairlead.cluster.move import MOVED, MovableStore, Moved, Shifted, checksum, moved_store
+from fairlead.cluster.move import MOVED, Leaving, MovableStore, Moved, Shifted, Sweeping, checksum, moved_store
 from fairlead.store.protocol import (
     MARK,
     Below,
     Born,
     Compacted,
     Compare,
+    Delete,
     Event,
+    Listing,
     Operation,
     Outcome,
     Put,
@@ -146,6 +149,69 @@ async def test_writers_lose_nothing_and_watches_list_again(place: Place) -> None
     assert (await contents(place.new))["n"] == b"300"
 
 
+class Long:
+    """A store that takes too long to read while nobody may write."""
+
+    def __init__(self, store: SQLiteStore, place: Place) -> None:
+        self.store = store
+        self.place = place
+        self.frozen = 0
+        self.meanwhile: dict[str, list[Sequence[Operation]]] = {"list": [], "changes": []}
+        """What somebody writes just after the store was read so."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.store, name)
+
+    async def list(self, prefix: str) -> Listing:
+        assert self.place.store._open.is_set(), "read while it was frozen"
+        found = await self.store.list(prefix)
+        await self._meanwhile("list")
+        return found
+
+    async def transact(self, compare: Sequence[Compare], then: Sequence[Operation]) -> Outcome:
+        if not self.place.store._open.is_set():
+            self.frozen += len(then)
+        return await self.store.transact(compare, then)
+
+    async def changes(self, after: int) -> tuple[Sequence[Event], int]:
+        found = await self.store.changes(after)
+        await self._meanwhile("changes")
+        return found
+
+    async def _meanwhile(self, what: str) -> None:
+        while self.meanwhile[what]:
+            await self.store.transact([], self.meanwhile[what].pop(0))
+
+
+async def test_the_freeze_is_as_long_as_what_has_changed_not_as_what_there_is(place: Place) -> None:
+    for n in range(30):
+        await place.store.transact([], [Put(f"k/{n}/{m}", b"x") for m in range(100)])
+    await place.old.transact([], [Put("was-there", b"")])
+    old, new = Long(place.old, place), Long(place.new, place)
+    old.meanwhile["changes"] = [[Put("late", b"1"), Put("k/0/0", b"y"), Delete("was-there")]]
+    moved = await place.store.move(cast("Leaving", old), cast("Sweeping", new), place.committed.append)
+    found = await contents(place.store)
+    assert (found["late"], found["k/0/0"], len(found)) == (b"1", b"y", 3001)
+    assert "was-there" not in found
+    assert (moved.records, moved.checksum) == (3001, checksum(found))
+    assert new.frozen == 5, "what has changed, the time, and that it was moved"
+
+
+async def test_what_lay_in_the_new_store_is_gone_and_much_that_changes_meanwhile_is_there(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    await place.old.close()
+    place.old = SQLiteStore.open(tmp_path / "old.db", place.clock, history=5)
+    place.store = MovableStore(place.old)
+    await place.new.transact([], [Put("rubbish", b"")])
+    await place.store.transact([], [Put("k", b"1")])
+    old = Long(place.old, place)
+    old.meanwhile["list"] = [[Put(f"late/{n}", b"")] for n in range(20)]  # more than it remembers
+    await place.store.move(cast("Leaving", old), place.new, place.committed.append)
+    assert set(await contents(place.store)) == {"k", *(f"late/{n}" for n in range(20))}
+    await place.old.close()
+    await place.new.close()
+
+
 async def test_what_was_read_before_the_move_never_passes_for_what_is_there_now(place: Place) -> None:
     """The new store counts from one: without a base, a number of the old store would come again."""
     read = {}
@@ -190,7 +256,7 @@ async def test_a_move_that_fails_anywhere_did_not_happen(place: Place, monkeypat
         raise AssertionError
 
     monkeypatch.setattr(moving, "FREEZE_S", 0.2)
-    monkeypatch.setattr(moving, "_rest", lambda old, new: hangs())
+    monkeypatch.setattr(moving._Copy, "finish", lambda copy: hangs())
     given_up = asyncio.create_task(refusal(place.move()))
     await asyncio.wait_for(hanging.wait(), DEADLINE)
     writing = asyncio.create_task(place.store.transact([], [Put("meanwhile", b"")]))

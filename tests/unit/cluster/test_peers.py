@@ -145,7 +145,6 @@ async def test_nobody_is_waited_for_who_is_not_there(wire: Wire) -> None:
     async with asyncio.timeout(DEADLINE):
         while wire.peers.connected:  # noqa: ASYNC110
             await asyncio.sleep(0)
-    assert wire.peers.offsets == {}
     assert await refusal(wire.peers.ask("ctl-2", "double", n=1)) == "FL-STORE"
 
 
@@ -169,6 +168,26 @@ async def test_how_far_the_clocks_are_apart_is_known(wire: Wire, monkeypatch: py
     async with asyncio.timeout(DEADLINE):
         while wire.peers.offsets["ctl-2"] != 90:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
+
+
+async def test_a_clock_that_is_set_here_shows_at_once(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without asking again: whose own clock jumps must not lead with it for another second."""
+    right = wire.here.monotonic
+    monkeypatch.setattr(wire.here, "monotonic", lambda: right() - 3600)
+    wire.here.instant += 3600 * SECOND
+    assert wire.peers.offsets["ctl-2"] == -3600
+
+
+async def test_whose_clock_was_right_is_remembered_for_a_while(wire: Wire) -> None:
+    """When one of three is gone, the other two would not know which of them is wrong."""
+    wire.near.hang_up()
+    async with asyncio.timeout(DEADLINE):
+        while wire.peers.connected:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    wire.here.instant += 60 * SECOND
+    assert wire.peers.offsets == {"ctl-2": 0}  # the other one's clock has gone on
+    wire.here.instant += 3600 * SECOND
+    assert wire.peers.offsets == {}
 
 
 @pytest.mark.parametrize("said", [b"\0\0\0\x02{}", frames.encode({"id": 1, "op": "x", "more": 1}),

@@ -14,7 +14,6 @@ from fairlead.cluster.tenure import (
     decode,
     encode,
     first_mark,
-    fit,
     next_term,
 )
 from fairlead.store.protocol import MARK, Below, Born, Record, mark_value
@@ -124,13 +123,3 @@ def test_who_writes_no_mark_for_a_lease_believes_no_more() -> None:
 def test_no_lease_that_the_margin_does_not_cover(lease_s: int, period_s: float) -> None:
     with pytest.raises(ValueError, match="margin"):
         Timing(lease_s, period_s)
-
-
-@pytest.mark.parametrize(("others", "stands"), [
-    ((), True),
-    ((29, 31), True), ((31, 31), False), ((-31, -31), False), ((0, 3600), True), ((60, 3600), False),
-    ((3600,), True),  # of two nobody can tell
-    ((60, 60, 0), True), ((60, 60, 60), False), ((0, 0, 60, 60), True),
-])
-def test_whose_clock_is_off_the_median_does_not_stand(others: tuple[int, ...], stands: bool) -> None:
-    assert fit([seconds * SECOND for seconds in others]) is stands

@@ -33,7 +33,7 @@ def leader(tmp_path: Path, node: Node = LEARNING, *, connected: bool = True, apa
 def asking(made: Cluster, version: str = "1.0") -> Any:
     """ctl-2 asks to come in."""
     door = Admittance(made, cast("Any", None), cast("Any", None), "1.0")
-    return door.admit(PEER, {"version": version, "request": "", "fresh": True})
+    return door.admit(PEER, {"version": version, "request": ""})
 
 
 ADMISSIONS: dict[str, tuple[Callable[[Path], Cluster], str, str]] = {

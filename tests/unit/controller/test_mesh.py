@@ -28,7 +28,7 @@ ME = TRUST.but(node="ctl-2", node_id="id-2", role="controller", user="avictlruse
 class Silent:
     """A store that says nothing."""
 
-    async def list(self, prefix: str) -> Listing:
+    async def list(self, prefix: str, *more: str) -> Listing:
         return Listing([], 1)
 
     async def watch(self, prefix: str, after: int) -> AsyncIterator[Sequence[Event]]:

@@ -79,7 +79,7 @@ class FakeChannel:
 
 
 class NoStore:
-    async def list(self, prefix: str) -> Listing:
+    async def list(self, prefix: str, *more: str) -> Listing:
         return Listing([], 0)
 
     async def watch(self, prefix: str, after: int) -> AsyncIterator[Sequence[Event]]:

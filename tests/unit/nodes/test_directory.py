@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,7 @@ from fairlead.nodes import records
 from fairlead.nodes.directory import Directory
 from fairlead.nodes.node import Node
 from fairlead.nodes.records import AddressEntry
-from fairlead.store.protocol import Delete, Put
+from fairlead.store.protocol import Delete, Listing, Put
 from fairlead.store.sqlite import SQLiteStore
 from tests.unit.nodes.test_policy import CTL_1, CTL_2, SE_1, SE_2, service
 from tests.world import ManualClock, World, denied
@@ -67,6 +68,20 @@ async def test_who_was_away_too_long_reads_everything_again(tmp_path: Path) -> N
         await asyncio.gather(following, return_exceptions=True)
     finally:
         await store.close()
+
+
+async def test_it_reads_nothing_but_its_own(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of audit records there may be a million."""
+    asked: list[str] = []
+    listing = type(world.store).list
+
+    async def listed(store: Any, *prefixes: str) -> Listing:
+        asked.extend(prefixes)
+        return await listing(store, *prefixes)
+
+    monkeypatch.setattr(type(world.store), "list", listed)
+    await Directory(world.store).load()
+    assert sorted(asked) == [records.ADDRESSES, records.KEYS, records.NODES, records.SERVICES]
 
 
 async def test_free_addresses(world: World) -> None:

@@ -271,6 +271,29 @@ async def test_a_listing_in_pages_is_of_one_revision(alone: EtcdBackend, monkeyp
         assert listing.revision == last.revision
 
 
+class Slow(Gateway):
+    """Each page takes its time."""
+
+    async def call(self, path: str, body: Mapping[str, Any], *, timeout_s: float | None = None) -> dict[str, Any]:
+        if path == "kv/range":
+            await asyncio.sleep(0.3)
+        return await super().call(path, body, timeout_s=timeout_s)
+
+
+async def test_a_long_listing_may_take_longer_than_the_deadline_of_one_question(
+        alone: EtcdBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(etcd, "PAGE", 1)
+    keys = [f"{part}/{n}" for part in "ab" for n in range(3)]
+    await alone.store.transact([], [Put(key, b"") for key in keys])
+    async with store_on(Slow([alone.member.endpoint]), deadline_s=1.5) as store:
+        meanwhile = asyncio.ensure_future(store.list("b/", "a/"))
+        await asyncio.sleep(0.5)
+        await alone.store.transact([], [Put("b/0", b"new"), Put("b/3", b"")])
+        listing = await meanwhile
+    assert [r.key for r in listing.records] == keys
+    assert {r.value for r in listing.records} == {b""}, "all is of one revision"
+
+
 async def test_long_records_are_listed_in_smaller_pages(alone: EtcdBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gateway, "MOST_ANSWER", 20_000)
     for n in range(10):

@@ -4,10 +4,10 @@ import json
 import shutil
 from collections.abc import Callable
 
-from fairlead.cli.demo.machine import until
-from fairlead.cli.demo.processes import Failed, Result
 from fairlead.cli.demo.report import Absent
-from fairlead.cli.demo.stage import Stage
+from fairlead.cli.stage.machine import until
+from fairlead.cli.stage.processes import Failed, Result
+from fairlead.cli.stage.stage import Stage
 
 DENIED = "Permission denied (publickey)"
 PROHIBITED = "administratively prohibited"

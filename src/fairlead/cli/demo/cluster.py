@@ -3,26 +3,34 @@
 import json
 import time
 from functools import partial
+from pathlib import Path
 
-from fairlead.cli.demo.machine import until
-from fairlead.cli.demo.processes import Failed
 from fairlead.cli.demo.report import Absent
-from fairlead.cli.demo.town import CONTROLLERS, ENGINES, Town
+from fairlead.cli.netns.network import Network
+from fairlead.cli.stage.machine import until
+from fairlead.cli.stage.postgres import Postgres
+from fairlead.cli.stage.processes import Failed, Processes
+from fairlead.cli.stage.town import CONTROLLERS, ENGINES, Town, pairs
 
+THIEF = "thief"
 OPEN = {443, 8443, 22}
 SQL = "SELECT sum(n * n) FROM generate_series(1, 1000) AS n"
+
+
+def town_on(folder: Path) -> Town:
+    """Where it takes place; nothing of it is there yet."""
+    hosts = (*CONTROLLERS, *ENGINES, THIEF)
+    return Town(folder, Processes(folder), Postgres.find(folder),
+                network=Network(folder / "namespaces", *hosts, joined=pairs(*hosts)))
 
 
 def first(town: Town) -> str:
     """A Controller, which is no cluster yet."""
     town.network.open()
-    for name in (*CONTROLLERS, *ENGINES):
-        town.node(name)
     if town.postgres.installed:
         port, log = town.port("postgres"), town.folder / "postgres.log"
         town.background("postgres", lambda: town.postgres.start(town.processes, port, log, town.node("ctl-2").within))
-    town.fairlead("controller", "init", "--name", "ctl-1", "--address", town.where("ctl-1"), on="ctl-1").done()
-    ready = town.run("ctl-1", "controller")
+    ready = town.found("ctl-1")
     hosts = ", ".join(f"{name} {town.where(name)}" for name in (*CONTROLLERS, *ENGINES))
     return f"each node has a network namespace of its own ({hosts}); ctl-1 is ready {ready:.1f} s after its start"
 
@@ -32,8 +40,7 @@ def controllers(town: Town) -> str:
     took = []
     for number, name in enumerate(CONTROLLERS[1:], 2):
         began = time.monotonic()
-        path = town.bundle("controller", name, "ctl-1")
-        town.fairlead("controller", "join", str(path), "--name", name, "--address", town.where(name), on=name).done()
+        town.enrol("controller", name, "ctl-1")
         town.run(name, "controller")
         town.well(*CONTROLLERS[:number], at=name)
         took.append(f"{name} voted {time.monotonic() - began:.1f} s after its bundle was asked for")
@@ -41,6 +48,9 @@ def controllers(town: Town) -> str:
     seen = [(one["leader"], one["term"]) for one in found]
     if len(set(seen)) != 1:
         raise Failed(f"they do not agree who leads: {seen}")
+    said = town.shown("cluster", "status", on="ctl-3")
+    town.expect((said["leader"], sorted(m["name"] for m in said["members"]), said["quorum"]),
+                (seen[0][0], list(CONTROLLERS), True), "`cluster status` on ctl-3")
     return f"{'; '.join(took)}; three voters, and all three say that {seen[0][0]} leads, term {seen[0][1]}"
 
 
@@ -101,14 +111,13 @@ def used_bundle(town: Town) -> str:
     """A copy of a spent bundle is tried by a stranger, at one Controller after the other."""
     copy, said = town.folder / "se-2.copy", []
     for at in CONTROLLERS:
-        town.node("thief")
-        town.network.reach_only("thief", at)
-        found = town.fairlead("engine", "join", str(copy), "--name", "se-2", "--keep-bundle", on="thief")
+        town.network.reach_only(THIEF, at)
+        found = town.fairlead("engine", "join", str(copy), "--name", "se-2", "--keep-bundle", on=THIEF)
         code = found.last.rpartition("[")[2].rstrip("]")
         if found.code != 1 or code not in ("FL-JOIN-CONFLICT", "FL-JOIN-USED", "FL-JOIN-FROZEN"):
             raise Failed(f"{at}: exit code {found.code}: {found.last}")
         said.append(f"{at} {code}")
-    if (town.node("thief").state / "trust.json").exists():
+    if (town.node(THIEF).state / "trust.json").exists():
         raise Failed("the stranger has joined")
     until("se-2 knows that it is frozen", lambda: town.node("se-2").events("node.frozen"))
     fingerprint = json.loads(town.fairlead("status", "--json", on="se-2").out)["fingerprint"]

@@ -4,23 +4,23 @@ It is an operator with a shell: it starts commands and daemons as processes and 
 """
 
 import shutil
-import signal
 import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from fairlead.cli.demo.processes import Started
-    from fairlead.cli.demo.report import Report
-    from fairlead.cli.demo.stage import Stage
-    from fairlead.cli.demo.town import Town
+from fairlead.cli.options import Outside
 
-THREADS = 6
+if TYPE_CHECKING:
+    from fairlead.cli.demo.report import Report
+    from fairlead.cli.stage.processes import Started
+    from fairlead.cli.stage.stage import Stage
+    from fairlead.cli.stage.town import Town
+
 Checks = dict[str, "Callable[[Stage], str]"]
 
 
@@ -32,26 +32,23 @@ def register(app: typer.Typer) -> None:
 def demo(cluster: Annotated[bool, typer.Option("--cluster", help=(
              "Three Controllers, each in a network namespace; needs root, or user namespaces."))] = False,
          keep: Annotated[bool, typer.Option("--keep", help="Leave the folder with states and logs.")] = False,
-         outside: Annotated[str, typer.Option(hidden=True)] = "") -> None:
+         outside: Outside = "") -> None:
     """Run a Controller and engines on this machine, do real work through the tunnels, attack it, and report."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    from fairlead.cli.demo import namespaces
-    from fairlead.cli.demo.postgres import Postgres
-    from fairlead.cli.demo.processes import Processes
+    from fairlead.cli.demo.cluster import town_on
     from fairlead.cli.demo.report import Report
-    from fairlead.cli.demo.stage import Stage
-    from fairlead.cli.demo.town import Town
-    if cluster and outside in ("", namespaces.here()):
-        namespaces.enter("demo", "--cluster", "--outside", namespaces.here(), *(["--keep"] if keep else []))
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # SIGINT too: a shell's background job ignores it
-        signal.signal(number, _interrupt)
+    from fairlead.cli.netns.enter import enter
+    from fairlead.cli.stage import interrupts
+    from fairlead.cli.stage.postgres import Postgres
+    from fairlead.cli.stage.processes import Processes
+    from fairlead.cli.stage.stage import Stage
+    from fairlead.cli.stage.town import Town
+    if cluster:
+        enter(outside, "demo", "--cluster", *(["--keep"] if keep else []))
+    interrupts.heed()
     report, began = Report(), time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="fairlead-demo-"))
     report.say(f"fairlead demo: everything runs on this machine, in {folder}")
-    parts = (folder, Processes(folder), Postgres.find(folder), ThreadPoolExecutor(THREADS), ThreadPoolExecutor(THREADS))
-    network = namespaces.Network(folder / "namespaces")
-    stage = Town(*parts, network=network) if cluster else Stage(*parts)
+    stage = town_on(folder) if cluster else Stage(folder, Processes(folder), Postgres.find(folder))
     whole = False
     try:
         if isinstance(stage, Town):
@@ -60,14 +57,9 @@ def demo(cluster: Annotated[bool, typer.Option("--cluster", help=(
             _perform(report, stage)
         whole = True
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)  # what follows takes a few seconds at most, and leaves nothing behind
+        interrupts.ignore()
         count = len(stage.processes.running)
-        stubborn = stage.processes.close()
-        stage.checks.shutdown(cancel_futures=True)
-        stage.pool.shutdown(cancel_futures=True)
-        stage.postgres.remove()
-        network.close()
+        stubborn = stage.close()
         if whole:
             report.check("end", lambda: _ended(count, stubborn, time.monotonic() - began))
         if keep or report.failed:
@@ -125,11 +117,7 @@ def _side_by_side(report: "Report", stage: "Stage", checks: Checks) -> None:
 
 def _ended(count: int, stubborn: "list[Started]", seconds: float) -> str:
     """What the end looked like. Raises Failed when something did not end in order."""
-    from fairlead.cli.demo.processes import Failed
+    from fairlead.cli.stage.processes import Failed
     if stubborn:
         raise Failed(f"killed, because they did not end when told to: {', '.join(s.name for s in stubborn)}")
     return f"{count} processes ended when told to; {seconds:.0f} s in all"
-
-
-def _interrupt(number: int, frame: object) -> NoReturn:  # noqa: ARG001 - the signal module's form
-    raise KeyboardInterrupt

@@ -7,10 +7,10 @@ import time
 from contextlib import suppress
 
 from fairlead.cli.demo.attacks import DENIED
-from fairlead.cli.demo.machine import answers, get, until
-from fairlead.cli.demo.processes import Failed
-from fairlead.cli.demo.stage import LOOPBACK, Stage
 from fairlead.cli.demo.work import HELLO, ask_database, moment
+from fairlead.cli.stage.machine import answers, get, until
+from fairlead.cli.stage.processes import Failed
+from fairlead.cli.stage.stage import LOOPBACK, Stage
 
 STOP_S = 5.0
 CUT_S = 2.0

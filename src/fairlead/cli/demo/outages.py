@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from functools import partial
 
 from fairlead.cli.demo.cluster import same_answer
-from fairlead.cli.demo.machine import sockets, until
-from fairlead.cli.demo.processes import Failed, Started
-from fairlead.cli.demo.town import CONTROLLERS, ENGINES, Town
+from fairlead.cli.stage.machine import sockets, until
+from fairlead.cli.stage.processes import Failed, Started
+from fairlead.cli.stage.town import CONTROLLERS, ENGINES, Town
 
 CUT_S = 2.0
 STREAM = """

@@ -4,8 +4,8 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fairlead.base.errors import printable
-from fairlead.cli.demo.processes import Failed
+from fairlead.base.errors import FairleadError, printable
+from fairlead.cli.stage.processes import Failed
 
 
 class Absent(Exception):
@@ -27,6 +27,8 @@ class Report:
             self.say(f"{absent}: not installed, not run")
         except Failed as reason:
             return self._fail(title, str(reason))
+        except FairleadError as refused:
+            return self._fail(title, refused.line())
         except Exception as error:  # noqa: BLE001 - a check that breaks has failed, and the next one is made
             return self._fail(title, f"{type(error).__name__}: {error}")
         else:

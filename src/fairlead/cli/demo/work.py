@@ -10,10 +10,10 @@ import time
 from functools import partial
 from pathlib import Path
 
-from fairlead.cli.demo.machine import get, until
-from fairlead.cli.demo.processes import Failed
 from fairlead.cli.demo.report import Absent
-from fairlead.cli.demo.stage import LOOPBACK, Stage
+from fairlead.cli.stage.machine import get, until
+from fairlead.cli.stage.processes import Failed
+from fairlead.cli.stage.stage import LOOPBACK, Stage
 
 MIB = 1024 * 1024
 FILE_BYTES = 256 * MIB

@@ -1,4 +1,4 @@
-"""A real PostgreSQL server for the demo, with a password of its own, on loopback only; and the stock psql."""
+"""A real PostgreSQL server, with a password of its own, on loopback only; and the stock psql."""
 
 import os
 import pwd
@@ -8,10 +8,11 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-from fairlead.cli.demo.processes import Processes, Result
+from fairlead.cli.stage.processes import Processes, Result
 
 ROLE = "demo"
 _ACCOUNT = "postgres"
@@ -22,10 +23,11 @@ _ACCOUNT = "postgres"
 class Postgres:
     """The server; it has a folder of its own where it runs as a user of its own."""
 
-    folder: Path
-    account: str
-    programs: Path
-    password: str
+    folder: Path = Path()
+    account: str = ""
+    programs: Path = Path()
+    """None, where it is not installed."""
+    password: str = field(default_factory=partial(secrets.token_hex, 16))
 
     @property
     def installed(self) -> bool:
@@ -34,20 +36,22 @@ class Postgres:
 
     @classmethod
     def find(cls, folder: Path) -> "Postgres":
-        """The newest version that is installed; *folder*: where it may live, unless root runs the demo."""
+        """The newest version that is installed; *folder*: where it may live, unless root starts it."""
         account = _ACCOUNT if os.geteuid() == 0 else ""
         programs = _programs()
+        if programs == Path():
+            return cls()
         if account:
             try:
                 owner = pwd.getpwnam(account)
             except KeyError:
-                return cls(folder, account, Path(), "")
+                return cls()
             folder = Path(tempfile.mkdtemp(prefix=f"{folder.name}-pg-"))
             os.chown(folder, owner.pw_uid, owner.pw_gid)
         else:
             folder = folder / "postgres"
             folder.mkdir(mode=0o700)
-        return cls(folder, account, programs, secrets.token_hex(16))
+        return cls(folder, account, programs)
 
     def start(self, processes: Processes, port: int, log: Path, within: Sequence[str] = ()) -> None:
         """Make an empty database and serve it, by the command *within*. Raises Failed."""
@@ -73,7 +77,8 @@ class Postgres:
 
     def remove(self) -> None:
         """Delete its folder."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if self.installed:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def _programs() -> Path:

@@ -1,6 +1,6 @@
-"""What the demo starts: each process in a group of its own, and none outlives the demo.
+"""What is started on a stage: each process in a group of its own, and none outlives the stage.
 
-A group gets its signal whole, so nothing that a process started is left either. When the demo itself is killed, the
+A group gets its signal whole, so nothing that a process started is left either. When we ourselves are killed, the
 kernel ends what it started (prctl(2), PR_SET_PDEATHSIG, which setpriv(1) sets).
 """
 
@@ -10,7 +10,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -18,16 +17,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-FAIRLEAD = (sys.executable, "-m", "fairlead.cli.main")
+from fairlead.cli.program import FAIRLEAD
+
 COMMAND_S = 60.0
 END_S = 5.0
 _CODE = re.compile(r"\[(FL-[A-Z0-9-]+)\]\s*$")
 _NOT_OURS = re.compile(r"FAIRLEAD_|AVICNTRL|PG|SSH_|LC_|LANG")
-"""Settings of the person who runs the demo, which must not decide what it shows."""
+"""Settings of the person who runs it, which must not decide what is seen."""
 
 
 class Failed(Exception):
-    """What a check observed is not what it should be."""
+    """What was observed is not what it should be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +158,7 @@ class Processes:
         surroundings = {k: v for k, v in os.environ.items() if not _NOT_OURS.match(k)} | {"LC_ALL": "C"}
         with self._turn:
             if self._closed:
-                raise Failed("the demo is over")
+                raise Failed("the stage is being cleared")
             process = subprocess.Popen([*before, *command], cwd=self._folder, start_new_session=True,
                                        env=surroundings | dict(environment or {}), **streams, **other)
             started = self._started[process.pid] = Started(name, process, stop)

@@ -1,4 +1,4 @@
-"""A link with weather: ``python -m tests.netns.link SEED NAMESPACE DEVICE NAMESPACE DEVICE``.
+"""A link with weather: ``python -m fairlead.cli.netns.link SEED NAMESPACE DEVICE NAMESPACE DEVICE``.
 
 The program makes one TUN device in each of two network namespaces and carries the packets between them. Each way has
 settings of its own, and they change while packets are under way: a line on stdin,
@@ -20,8 +20,9 @@ import sys
 import time
 from collections import deque
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
-from tests.netns.namespace import inside
+from fairlead.cli.netns.namespace import inside
 
 _TUNSETIFF = 0x400454CA
 _IFF_TUN, _IFF_NO_PI = 0x0001, 0x1000
@@ -72,7 +73,8 @@ class Way:
         self.source, self.target = source, target
         self.counters = Counters()
         self.weather = Weather()
-        self._luck, self._jitter = random.Random(f"{seed} loss"), random.Random(f"{seed} jitter")
+        self._luck = random.Random(f"{seed} loss")  # noqa: S311 - weather, the same for each seed
+        self._jitter = random.Random(f"{seed} jitter")  # noqa: S311
         self._queue: deque[bytes] = deque()
         """For the wire; the first one is on it."""
         self._queued = 0
@@ -154,7 +156,7 @@ class Way:
 
 
 def _device(namespace: str, name: str) -> int:
-    with inside(namespace):
+    with inside(Path(namespace)):
         device = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     fcntl.ioctl(device, _TUNSETIFF, struct.pack("16sH22x", name.encode(), _IFF_TUN | _IFF_NO_PI))
     return device

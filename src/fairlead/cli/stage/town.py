@@ -1,22 +1,30 @@
-"""The place of the demo of a cluster: each node on a host of its own, with the ports that it has in earnest."""
+"""A stage for a cluster: each node on a host of its own, with the ports that it has in earnest."""
 
-import json
+import itertools
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fairlead.cli.demo.machine import until
-from fairlead.cli.demo.namespaces import Network
-from fairlead.cli.demo.processes import Failed, Result
-from fairlead.cli.demo.stage import Node, Stage
+from fairlead.base.errors import FairleadError
+from fairlead.cli.netns.network import Network
+from fairlead.cli.stage.machine import until
+from fairlead.cli.stage.processes import Failed, Result, Started
+from fairlead.cli.stage.stage import Node, Stage
+from fairlead.client.control import ControlClient
 
 CONTROLLERS = ("ctl-1", "ctl-2", "ctl-3")
 ENGINES = ("se-1", "se-2")
 WELL_S = 45.0
+CONTROL_S = 30.0
 SERVICE_PORTS = 21_000
+
+
+def pairs(*names: str) -> list[tuple[str, str]]:
+    """Who is joined to whom: all, but no engine to an engine."""
+    return [pair for pair in itertools.combinations(names, 2) if not all(one in ENGINES for one in pair)]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -28,16 +36,33 @@ class Town(Stage):
     """How many changes of the store were accepted."""
 
     def node(self, name: str) -> Node:
-        """The node *name*; it is given a host when it is first named."""
+        """The node *name*, on its host."""
         with self._turn:
             if name not in self.nodes:
-                host = self.network.add(name)
+                host = self.network.hosts[name]
                 self.nodes[name] = Node(name, self.folder / name, "", self.folder / f"{name}.log", host.within)
             return self.nodes[name]
+
+    def close(self) -> list[Started]:
+        """End everything that runs here, and take the hosts away; returns what ended only when it was killed."""
+        stubborn = Stage.close(self)
+        self.network.close()
+        return stubborn
 
     def where(self, name: str) -> str:
         """The address of its host."""
         return self.network.hosts[self.node(name).name].address
+
+    def found(self, name: str) -> float:
+        """Make the first Controller, and start it; seconds until it is ready. Raises Failed."""
+        self.fairlead("controller", "init", "--name", name, "--address", self.where(name), on=name).done()
+        return self.run(name, "controller")
+
+    def enrol(self, role: str, name: str, at: str) -> None:
+        """Join that node with a bundle exported at a Controller; it does not run yet. Raises Failed."""
+        path = self.bundle(role, name, at)
+        where = ["--address", self.where(name)] if role == "controller" else []
+        self.fairlead(role, "join", str(path), "--name", name, *where, on=name).done()
 
     def bundle(self, role: str, name: str, at: str) -> Path:
         """The file of a new bundle for that node, exported at a Controller. Raises Failed."""
@@ -46,24 +71,32 @@ class Town(Stage):
         return path
 
     def status(self, at: str) -> dict[str, Any]:
-        """What `cluster status` shows there; nothing known while its daemon does not answer."""
-        found = self.fairlead("cluster", "status", "--json", on=at)
+        """What `cluster status` shows there; nothing known while its daemon does not answer.
+
+        The daemon is asked without a command: looking again and again must not take the machine's time from those who
+        are looked at.
+        """
         try:
-            seen: dict[str, Any] = json.loads(found.out)
-        except ValueError:
+            seen: dict[str, Any] = self.control(at).get("/api/cluster/status")
+        except FairleadError:
             return {"leader": None, "term": 0, "members": [], "quorum": False}
         return seen
+
+    def control(self, at: str) -> ControlClient:
+        """The daemon there, as the command line asks it."""
+        return ControlClient(self.node(at).state, CONTROL_S)
 
     def well(self, *names: str, at: str) -> dict[str, Any]:
         """Its status, once exactly these Controllers vote, are up with lag 0, and one leads. Raises Failed."""
         def look() -> dict[str, Any] | None:
             seen = self.status(at)
-            good = {m["name"] for m in seen["members"]
-                    if m["role"] != "learner" and m["state"] == "up" and m["lag"] == 0}
-            well = good == set(names) == {m["name"] for m in seen["members"]} and seen["leader"] in good
-            return seen if well else None
+            return seen if _vote(seen, names) and all(m["lag"] == 0 for m in seen["members"]) else None
 
         return until(f"{at} shows {', '.join(names)} up with lag 0", look, WELL_S)
+
+    def voting(self, *names: str, at: str) -> None:
+        """Wait until exactly these Controllers vote, are up, and one leads, as one sees it. Raises Failed."""
+        until(f"{at} shows {', '.join(names)} up", lambda: _vote(self.status(at), names), WELL_S)
 
     def led(self, at: str, *, but: str) -> dict[str, Any]:
         """Its status, once another than *but* leads. Raises Failed."""
@@ -128,3 +161,9 @@ class Town(Stage):
         """Raises Failed when *said* is not *expected*."""
         if said != expected:
             raise Failed(f"{what}: {said}, not {expected}")
+
+
+def _vote(seen: Mapping[str, Any], names: Iterable[str]) -> bool:
+    """Whether by this status exactly these vote and are up, and one of them leads."""
+    up = {m["name"] for m in seen["members"] if m["role"] != "learner" and m["state"] == "up"}
+    return up == set(names) == {m["name"] for m in seen["members"]} and seen["leader"] in up

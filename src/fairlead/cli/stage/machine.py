@@ -1,4 +1,4 @@
-"""The machine under the demo: what is free on it, what listens, what answers."""
+"""The machine under a stage: what is free on it, what listens, what answers."""
 
 import http.client
 import secrets
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from fairlead.base.sockets import Listening, listening
-from fairlead.cli.demo.processes import Failed
+from fairlead.cli.stage.processes import Failed
 
 PATIENCE_S = 20.0
 _INTERVAL_S = 0.02

@@ -1,4 +1,4 @@
-"""The demo's place: a folder, nodes on this machine, and an operator with a shell.
+"""A stage: a folder, nodes on this machine, and an operator with a shell.
 
 Nothing here is fixed: free ports, and for each node a random view of 127.0.0.0/8 that nobody uses.
 """
@@ -10,22 +10,27 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Any, TypeVar
 
 from fairlead.base.sockets import Listening
-from fairlead.cli.demo.machine import answers, free_ports, free_views, sockets, until
-from fairlead.cli.demo.postgres import Postgres
-from fairlead.cli.demo.processes import FAIRLEAD, Failed, Processes, Result, Started
+from fairlead.cli.program import FAIRLEAD
+from fairlead.cli.stage.machine import answers, free_ports, free_views, sockets, until
+from fairlead.cli.stage.postgres import Postgres
+from fairlead.cli.stage.processes import Failed, Processes, Result, Started
 
 LOOPBACK = "127.0.0.1"
+THREADS = 6
+TOGETHER_S = 120.0
+"""Longer than anything waits that is done side by side."""
 T = TypeVar("T")
 
 
 @dataclass(slots=True)
 class Node:
-    """A node of the demo."""
+    """A node on the stage."""
 
     name: str
     state: Path
@@ -67,14 +72,14 @@ class Node:
 
 @dataclass(slots=True)
 class Stage:
-    """Everything that the checks share."""
+    """Everything that is there. Whoever makes it closes it."""
 
     folder: Path
     processes: Processes
-    postgres: Postgres
-    pool: ThreadPoolExecutor
+    postgres: Postgres = field(default_factory=Postgres)
+    pool: ThreadPoolExecutor = field(default_factory=partial(ThreadPoolExecutor, THREADS))
     """For parts of a check."""
-    checks: ThreadPoolExecutor
+    checks: ThreadPoolExecutor = field(default_factory=partial(ThreadPoolExecutor, THREADS))
     """For checks that are made side by side. They wait for their parts, so those have threads of their own."""
     nodes: dict[str, Node] = field(default_factory=dict)
     ports: dict[str, int] = field(default_factory=dict)
@@ -84,6 +89,14 @@ class Stage:
     _free: Iterator[int] = field(default_factory=free_ports)
     _views: Iterator[str] = field(default_factory=free_views)
     _turn: Lock = field(default_factory=Lock)
+
+    def close(self) -> list[Started]:
+        """End everything that runs here; returns what ended only when it was killed."""
+        stubborn = self.processes.close()
+        self.checks.shutdown(cancel_futures=True)
+        self.pool.shutdown(cancel_futures=True)
+        self.postgres.remove()
+        return stubborn
 
     # -- the operator -------------------------------------------------------------------------------------------------
 
@@ -107,7 +120,7 @@ class Stage:
 
     def at_once(self, *work: Callable[[], T]) -> list[T]:
         """What each of *work* returns, done side by side; what one raised is raised."""
-        return [future.result(timeout=60) for future in [self.pool.submit(one) for one in work]]
+        return [future.result(timeout=TOGETHER_S) for future in [self.pool.submit(one) for one in work]]
 
     # -- nodes --------------------------------------------------------------------------------------------------------
 
