@@ -105,8 +105,8 @@ class Etcdctl:
     def __init__(self, command: list[str]) -> None:
         self._command = command
 
-    def __call__(self, *arguments: str) -> str:
-        return subprocess.run([*self._command, *arguments], capture_output=True, text=True, timeout=30,
+    def __call__(self, *arguments: str, given: str | None = None) -> str:
+        return subprocess.run([*self._command, *arguments], input=given, capture_output=True, text=True, timeout=30,
                               check=True).stdout
 
 

@@ -80,7 +80,7 @@ async def _refused(_: Request, error: Exception) -> JSONResponse:
         return problem(401 if error.code == "FL-LOGIN" else 403, error)
     if error.code in _NOT_FOUND:
         return problem(404, error)
-    if error.code == "FL-STORE":
+    if error.code in ("FL-STORE", "FL-ETCD-SPACE"):
         return problem(503, error)
     return problem(409 if isinstance(error, OperatorError) else 400, error)
 

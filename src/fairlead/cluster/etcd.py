@@ -246,6 +246,13 @@ class Etcd:
                              "[FL-ETCD-LEADER]")
         return list(dict.fromkeys(found))
 
+    async def chokes(self) -> bool:
+        """Whether etcd takes no writes for want of space, and this member is the one that leads it."""
+        await self._ask()
+        found = self._status
+        return (found is not None and not self._silent and found.leader == found.id
+                and any(alarm.kind == "NOSPACE" for alarm in found.alarms))
+
     async def run(self) -> None:
         """Keep etcd running until cancelled, then end it. Call it in the main thread, whose end is etcd's.
 
@@ -371,7 +378,7 @@ class Etcd:
 
 _ALARMS = {
     "NOSPACE": "etcd has reached its quota and takes no writes: it is compacted and defragmented; if this stays, raise "
-               "the quota [FL-ETCD-SPACE]",
+               "store_quota_mib in fairlead.toml, at every Controller [FL-ETCD-SPACE]",
     "CORRUPT": "the data of etcd's member {member} is not that of the others: remove that member and have it join anew "
                "[FL-ETCD-CORRUPT]",
 }

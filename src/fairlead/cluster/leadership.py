@@ -34,6 +34,7 @@ from fairlead.cluster.tenure import (
     NOTICED_STEP,
     TERM,
     Leader,
+    Reckoning,
     Step,
     Stillness,
     Tenure,
@@ -123,6 +124,7 @@ class Leadership:
         self._tenure: Tenure | None = None
         self._barred_until = float("-inf")
         self._still = Stillness(self._timing)
+        self._reckoning = Reckoning()
         self._seen: Leader | None = None
         self._seen_at = -1
         self._term = 0
@@ -280,7 +282,7 @@ class Leadership:
         old_term, old_mark = await self._store.get(TERM), await self._store.get(MARK)
         at, wall = self._clock.monotonic(), self._clock.now()  # before the lease begins, from where it counts
         leader = Leader(self._node, self._name, next_term(old_term), draw_lease())
-        mark = first_mark(wall, old_mark)
+        mark = first_mark(wall, old_mark, self._reckoning.now(at))
         created = None
         try:
             granted = await self._leases.grant(leader.lease, self._timing.lease_s)
@@ -300,7 +302,9 @@ class Leadership:
         """Whether *leader* has written no mark for a lease; then its key is taken away. Raises StoreUnavailable."""
         asked = self._clock.monotonic()
         mark = await self._store.get(MARK)
-        if not self._still.over(leader.lease, mark.revision if mark else 0, asked, self._clock.monotonic()):
+        answered = self._clock.monotonic()
+        self._reckoning.saw(mark, answered)
+        if not self._still.over(leader.lease, mark.revision if mark else 0, asked, answered):
             return False
         log.warning("leader.still", leader=leader.name, term=leader.term)
         await self._leases.revoke(leader.lease)

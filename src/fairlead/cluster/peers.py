@@ -117,7 +117,7 @@ class Peers:
             line.waiting.pop(number, None)
         if reply.result is not None:
             return reply.result
-        if reply.code == "FL-STORE":
+        if reply.code in ("FL-STORE", "FL-ETCD-SPACE"):
             raise StoreUnavailable(f"{name} says: {reply.message}")
         raise Refused(reply.code or "FL-LINK-MESSAGE", reply.message, reply.remedy)
 

@@ -13,7 +13,9 @@ Rules, and the fault each stops:
    that was under way for long does not take the mark back.
 4. A follower takes the key from a leader whose mark stood still for a lease (`Stillness`): that one believes no more
    (rule 2). etcd lengthens every lease when its own leader changes; the mark would grow older than `MARGIN` meanwhile.
-5. A Controller whose clock is far off the others' does not lead (`clocks`): the mark would run ahead, and with it every
+5. While nobody leads the mark stands still, and time goes on: who takes over counts on from the last mark that it saw
+   (`Reckoning`). Or an outage would give every token its length again, as far as the new leader's clock is behind.
+6. A Controller whose clock is far off the others' does not lead (`clocks`): the mark would run ahead, and with it every
    deadline.
 """
 
@@ -182,9 +184,26 @@ class Stillness:
         return asked - self._since >= self._timing.lease_s
 
 
-def first_mark(wall: int, found: Record | None) -> int:
+class Reckoning:
+    """Store time as a node counts it on by itself, from the marks that it has read."""
+
+    def __init__(self) -> None:
+        self._base: int | None = None
+
+    def saw(self, mark: Record | None, answered: float) -> None:
+        """*mark* was read, by an answer that was there at these monotonic seconds. Raises ValueError."""
+        if mark is not None:
+            base = int(mark.value) - int(answered * SECOND)
+            self._base = base if self._base is None else max(self._base, base)
+
+    def now(self, at: float) -> int:
+        """The least that store time must be; 0 when no mark was seen."""
+        return 0 if self._base is None else self._base + int(at * SECOND)
+
+
+def first_mark(wall: int, found: Record | None, reckoned: int = 0) -> int:
     """The mark that a take-over writes over the one that it found. Raises ValueError."""
-    return max(wall, int(found.value) + 1 if found else 0)
+    return max(wall, reckoned, int(found.value) + 1 if found else 0)
 
 
 def next_term(found: Record | None) -> int:

@@ -9,6 +9,7 @@ Rules, and the fault that each stops:
 3. etcd's leader gives the lead away first: a deaf leader costs an election.
 4. An alarm for space is taken back only when every member is well below its quota. A corrupt member is for people: what
    it says cannot be believed, and nothing is done while it is there.
+5. A full store takes no leader's mark, so nobody leads: then the Controller whose member leads etcd makes room.
 """
 
 import asyncio

@@ -24,10 +24,10 @@ from fairlead.audit.record import Entry
 from fairlead.base.clock import SECOND
 from fairlead.base.errors import FairleadError, Refused
 from fairlead.cluster.clocks import MOST_OFFSET
-from fairlead.cluster.etcd import QUOTA_BYTES, peer_url
+from fairlead.cluster.etcd import peer_url
 from fairlead.cluster.members import Member
 from fairlead.cluster.move import Moved
-from fairlead.cluster.upkeep import Upkeep
+from fairlead.cluster.upkeep import PRESSED_S, Upkeep
 from fairlead.controller.cluster import ASK_AGAIN_S, Cluster
 from fairlead.keys.seal import hpke_seal
 from fairlead.keys.wire import b64, from_b64, string
@@ -169,8 +169,7 @@ class Admittance:
         """While this Controller leads a cluster: members without a node go, the store is kept small."""
         while True:
             await self.cluster.wait_leading()
-            upkeep = self.cluster.group.create_task(Upkeep(
-                self.cluster.members(), self.cluster.endpoint, QUOTA_BYTES, self.cluster.clock).run(), name="upkeep")
+            upkeep = self.cluster.group.create_task(self._upkeep().run(), name="upkeep")
             try:
                 while self.cluster.leading:
                     with contextlib.suppress(FairleadError):
@@ -178,6 +177,25 @@ class Admittance:
                     await asyncio.sleep(GONE_S / 6)
             finally:
                 upkeep.cancel()
+
+    async def make_room(self) -> None:
+        """Where nobody can lead because the store is full: give up history, as the one whose member leads etcd."""
+        upkeep: Upkeep | None = None
+        while True:
+            await asyncio.sleep(PRESSED_S)
+            etcd = self.cluster.etcd
+            if etcd is None or self.cluster.leader is not None or not await etcd.chokes():
+                upkeep = None
+                continue
+            upkeep = upkeep or self._upkeep()
+            try:
+                await upkeep.step()
+            except FairleadError as error:
+                log.warning("cluster.full", code=error.code, reason=error.message)
+
+    def _upkeep(self) -> Upkeep:
+        return Upkeep(self.cluster.members(), self.cluster.endpoint, self.cluster.settings.store_quota,
+                      self.cluster.clock)
 
     async def _sweep_members(self) -> None:
         now, there = self.cluster.clock.monotonic(), await self.cluster.members().list()

@@ -187,7 +187,8 @@ class Cluster:
     async def _run_member(self, members: Mapping[str, str]) -> Etcd:
         """Start this node's member of *members*, names and internal addresses. Raises OperatorError."""
         me = self.trust.internal_address
-        plan = Plan(self.trust.node, me, self.trust.cluster_uuid, members, existing=len(members) > 1)
+        plan = Plan(self.trust.node, me, self.trust.cluster_uuid, members, existing=len(members) > 1,
+                    quota_bytes=self.settings.store_quota)
         binary, context = await asyncio.to_thread(check_etcd), member_context(self.state)
         self._own = Gateway([client_url(me)], context)
         self._gateway = Gateway(list(map(client_url, dict.fromkeys([me, *members.values()]))), context)

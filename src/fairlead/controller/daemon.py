@@ -243,8 +243,8 @@ class _Controller:
             try:
                 if self.sqlite is None:
                     mesh.remember(self.host_key.public, self.user_key.public)
-                begin(plan=mesh.follow_plan(), members=admittance.keep_house(), links=mesh.supervisor.watch(),
-                      repair=mesh.listeners.repair())
+                begin(plan=mesh.follow_plan(), members=admittance.keep_house(), room=admittance.make_room(),
+                      links=mesh.supervisor.watch(), repair=mesh.listeners.repair())
                 ssh = await listen(doors.ssh, host_key=self.host_key, door=mesh.sessions, clock=clock,
                                    admission=Admission(512, 128, patience_s=5.0),
                                    keepalive=Keepalive(self.settings.keepalive_s))
@@ -421,7 +421,7 @@ class _Controller:
         except FairleadError as error:
             log.error("reload.refused", code=error.code, reason=error.message)
             return
-        fixed = ("listen", "api_port", "portal_port", "ssh_port", "view", "keepalive_s")
+        fixed = ("listen", "api_port", "portal_port", "ssh_port", "view", "keepalive_s", "store_quota_mib")
         if any(getattr(settings, name) != getattr(self.settings, name) for name in fixed):
             log.warning("reload.restart-needed", settings=", ".join(fixed))
         self.settings = self.settings.model_copy(update={"addresses": settings.addresses})

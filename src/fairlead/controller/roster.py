@@ -49,7 +49,7 @@ class Roster:
             state = "down" if health is None else "up" if health.healthy else "no leader"
             shown["members"].append(_shown(node, role, state, health, newest))
             if health is not None:
-                shown["alarms"] += [alarm.kind for alarm in health.alarms if alarm.kind not in shown["alarms"]]
+                shown["alarms"] = list(dict.fromkeys([*shown["alarms"], *(alarm.kind for alarm in health.alarms)]))
         voters = sum(m["role"] != "learner" for m in shown["members"])
         well = sum(m["role"] != "learner" and m["state"] == "up" for m in shown["members"])
         shown["quorum"] = well > voters // 2

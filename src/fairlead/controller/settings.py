@@ -20,6 +20,8 @@ class ControllerSettings(NodeSettings):
     api_port: int = Field(default=443, ge=1, le=65535)
     portal_port: int = Field(default=8443, ge=1, le=65535)
     ssh_port: int = Field(default=22, ge=1, le=65535)
+    store_quota_mib: int = Field(default=2048, ge=8, le=8192)
+    """What etcd's file may take of the disk in a cluster, MiB; the same at every Controller."""
 
     @field_validator("addresses")
     @classmethod
@@ -39,6 +41,11 @@ class ControllerSettings(NodeSettings):
             if not (value.isascii() and value.isprintable()):  # what follows a % is not looked at otherwise
                 raise ValueError("no interface has this name")
         return values
+
+    @property
+    def store_quota(self) -> int:
+        """Bytes."""
+        return self.store_quota_mib * 1024 * 1024
 
     @property
     def endpoint(self) -> Endpoint:

@@ -165,6 +165,7 @@ class Portal:
         except Refused as refusal:
             await _refuse(send, refusal)
             return
+        now = signed.created * SECOND  # the caller's, while the store knows none
         try:
             now = await self._now()
             http.check_fresh(signed.created, now, self._started)
@@ -175,7 +176,7 @@ class Portal:
         except FairleadError as refusal:
             status, answer = _status(refusal.code), _error(refusal.code, refusal.message, refusal.remedy)
         signature = http.sign_response(status, answer, "application/json", request=request, key=self._host_key,
-                                       created=await self._now() // SECOND)
+                                       created=now // SECOND)
         await _answer(send, status, answer, signature)
 
     def _signer(self, fingerprint: str) -> tuple[KeyEntry, Node | None]:

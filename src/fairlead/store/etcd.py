@@ -74,6 +74,9 @@ SLOTS = 16  # transactions under way at once
 SLOT_LEASE_S = 3600
 BACKSTOP_S = 60  # how much longer than its own time etcd keeps a lease
 LONGEST_LEASE_S = 100 * 365 * 86_400  # beyond, numbers of leases would have too many bits
+FULL = "space exceeded"  # said with EXHAUSTED, and of nothing else
+ROOM = ("it is made room in; if `fairlead cluster status` goes on showing the alarm, raise store_quota_mib in "
+         "fairlead.toml of every Controller and start them anew, one at a time")
 OURS = 1 << 60
 """Leases with lower numbers are somebody's who uses etcd's time."""
 RANDOM_BITS = 20
@@ -237,6 +240,8 @@ class EtcdStore:
         except GatewayRefused as error:
             if error.code == INVALID:
                 raise ValueError(f"etcd does not take it: {error.message}") from error
+            if error.code == EXHAUSTED and FULL in error.message:
+                raise StoreUnavailable("etcd has reached its quota", ROOM, "FL-ETCD-SPACE") from None
             raise _unavailable(error.message) from error
 
     async def _ask(self, path: str, body: Body) -> Body:

@@ -131,8 +131,9 @@ class Compacted(Exception):
 class StoreUnavailable(OperatorError):
     """The store did not answer; whether a transaction happened is not known."""
 
-    def __init__(self, reason: str, remedy: str = "see that its disk has room and is in order, then try again") -> None:
-        super().__init__("FL-STORE", f"the store did not answer: {reason}", remedy)
+    def __init__(self, reason: str, remedy: str = "see that its disk has room and is in order, then try again",
+                 code: str = "FL-STORE") -> None:
+        super().__init__(code, f"the store did not answer: {reason}", remedy)
 
 
 class Store(Protocol):

@@ -22,6 +22,7 @@ from fairlead.store.gateway import Gateway, GatewayUnavailable, encoded
 from fairlead.store.protocol import MARK, Compare, Operation, Outcome, Put, Record, StoreUnavailable, mark_value
 from tests.conftest import need
 from tests.contract.etcd import Member, answers, running
+from tests.unit.cluster.ring import until
 
 QUICK = Timing(2, 0.5)
 DEADLINE_S = 30.0
@@ -322,6 +323,22 @@ async def test_the_mark_never_goes_back_and_each_term_is_one_leaders(cluster: Cl
     assert told.term >= 11
     assert [told.owners[number] for number in range(1, 11)] == [{name.encode()} for name in names]
     assert any(c.leadership.time_step > 4 * MINUTE for c in cluster.candidates)
+
+
+async def test_time_goes_on_while_nobody_leads(cluster: Cluster) -> None:
+    """The next one's clock is far behind, but it has seen the last leader's marks."""
+    first = await cluster.child("a")
+    assert await first.says() == "leads 1"
+    second = cluster.candidate("b", offset=-20 * MINUTE)
+    reckoning = second.leadership._reckoning
+    await followed(second, "a")
+    await until(lambda: reckoning.now(time.monotonic()), "it has read a mark")
+    killed = time.monotonic()
+    first.process.kill()
+    await second.leads()
+    mark = await cluster.store.get(MARK)
+    assert mark is not None
+    assert int(mark.value) >= reckoning.now(killed + QUICK.lease_s - QUICK.period_s)
 
 
 @pytest.mark.whole

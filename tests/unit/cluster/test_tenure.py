@@ -6,6 +6,7 @@ from fairlead.base.clock import SECOND
 from fairlead.cluster.tenure import (
     MARGIN,
     Leader,
+    Reckoning,
     Step,
     Stillness,
     Tenure,
@@ -89,6 +90,19 @@ def test_a_take_over_goes_on_from_the_mark_and_the_term_that_it_finds() -> None:
     assert first_mark(WALL, Record(MARK, mark_value(WALL + 5), 1, 1)) == WALL + 6
     assert (next_term(None), next_term(Record("cluster/term", b"9", 1, 1))) == (1, 10)
     assert decode(encode(ME)) == ME
+
+
+def test_who_takes_over_counts_on_from_the_last_mark_that_it_saw() -> None:
+    """By the reading that tells most; its clock, or the mark that it finds, may tell more."""
+    reckoning = Reckoning()
+    assert reckoning.now(100.0) == 0
+    reckoning.saw(None, 100.0)
+    reckoning.saw(Record(MARK, mark_value(WALL), 1, 1), 100.5)
+    reckoning.saw(Record(MARK, mark_value(WALL), 1, 1), 101.0)
+    assert reckoning.now(160.5) == WALL + 60 * SECOND
+    found = Record(MARK, mark_value(WALL + 2), 1, 1)
+    assert first_mark(WALL - SECOND, found, reckoning.now(160.5)) == WALL + 60 * SECOND
+    assert first_mark(WALL + 90 * SECOND, found, reckoning.now(160.5)) == WALL + 90 * SECOND
 
 
 def test_who_writes_no_mark_for_a_lease_believes_no_more() -> None:

@@ -191,6 +191,18 @@ async def test_read(world: World) -> None:
     assert await world.revision() == before
 
 
+async def test_a_signed_call_while_the_store_does_not_even_tell_the_time(
+        world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a cluster without a majority, of which engines ask why nobody lets them in."""
+    machine = await joined(world)
+
+    async def silent() -> int:
+        raise StoreUnavailable("no majority")
+
+    monkeypatch.setattr(world.portal, "_now", silent)
+    assert await told(world, world.signed({"op": "read"}, machine.user)) == (503, "FL-JOIN-UNAVAILABLE")
+
+
 async def test_leave(world: World) -> None:
     machine = await joined(world)
     request = world.signed({"op": "leave"}, machine.user)
