@@ -6,9 +6,13 @@ or not it was broken into lines: a key in a PEM file is found by the bytes that 
 
 import asyncio
 import base64
+import contextlib
 import json
+import os
 import re
 import shutil
+import stat
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
@@ -18,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from fairlead.base.clock import SystemClock
+from fairlead.cluster.etcd import folder
 from fairlead.controller import secrets as sealing
 from fairlead.enrol.bundle import Bundle
 from fairlead.enrol.trust import HOST_KEY, USER_KEY, load, load_key
@@ -25,6 +30,7 @@ from fairlead.keys.ssh import PrivateKey
 from fairlead.store.sqlite import SQLiteStore
 
 _BREAKS = re.compile(rb"\s|\\r|\\n")
+_NOTHING = re.compile(rb"\0{64,}")  # what etcd's files are mostly made of
 
 
 class Canaries:
@@ -49,6 +55,7 @@ class Canaries:
     def find(self, haystack: bytes | str) -> set[str]:
         """The names of the secrets that are in *haystack*."""
         data = haystack.encode(errors="surrogateescape") if isinstance(haystack, str) else haystack
+        data = _NOTHING.sub(b"\0", data)
         joined = _BREAKS.sub(b"", data)
         return {name for name, needles in self._needles.items()
                 if any(needle in data or needle in joined for needle in needles)}
@@ -72,6 +79,12 @@ class Canaries:
         """A node that has joined: both its SSH keys."""
         for one in (HOST_KEY, USER_KEY):
             self.add_key(f"{name} {one}", load_key(state, one))
+
+    def add_member(self, name: str, state: Path) -> None:
+        """A Controller of a cluster: what `add_node` takes, its `node.key`, and the key of its member of etcd."""
+        self.add_node(name, state)
+        self.add(f"{name} node key", (state / sealing.NODE_KEY).read_bytes())
+        self.add_pem(f"{name} etcd TLS", (folder(state) / "member.pem").read_bytes())
 
     def add_controller(self, name: str, state: Path, copied: Path) -> UUID:
         """A Controller: what `add_node` takes, and all that is sealed in its store, read from a copy of that.
@@ -100,6 +113,42 @@ class Canaries:
         asyncio.run(opened())
         shutil.rmtree(copied)
         return trust.cluster_uuid
+
+
+class Watcher:
+    """What /proc shows of every process of the site: its command line, and its environment."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = os.fsencode(folder)
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self.seen: set[tuple[bytes, bytes]] = set()
+
+    def __enter__(self) -> "Watcher":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._end.wait(0.05):
+            for process in Path("/proc").glob("[0-9]*"):
+                with contextlib.suppress(OSError):
+                    line = (process / "cmdline").read_bytes()
+                    if self._folder in line:
+                        self.seen.add((line, (process / "environ").read_bytes()))
+
+
+def places(canaries: Canaries, folder: Path) -> dict[str, set[str]]:
+    """Where secrets lie: the path below *folder*, and whose they are. What holds one is for its owner only."""
+    found = {}
+    for file in sorted(folder.rglob("*")):
+        if file.is_file() and (names := canaries.find(file.read_bytes())):
+            assert stat.S_IMODE(file.stat().st_mode) == 0o600, file
+            found[str(file.relative_to(folder))] = names
+    return found
 
 
 def spellings(part: bytes) -> Iterator[bytes]:

@@ -160,24 +160,21 @@ def operated(life: Life) -> None:
     refused.refused("FL-BACKUP-SEALED")
     life.printed += [recipient, shown.out, shown.err, refused.err]
 
-    for name in ("ctl-2", "ctl-1"):
-        node = town[name]
-        node.stop()
-        for file in (node.state / "node.key", node.state / "etcd" / "member.pem", node.state / "trust.json"):
-            good = file.read_bytes()
-            file.write_bytes(good[::-1])
-            ended(node)
-            file.write_bytes(good)
-        node.start()
-        town.until_well("ctl-1", "ctl-2")
+    node = town["ctl-2"]
+    node.stop()
+    for file in (node.state / "node.key", node.state / "etcd" / "member.pem", node.state / "trust.json"):
+        good = file.read_bytes()
+        file.write_bytes(good[::-1])
+        ended(node)
+        file.write_bytes(good)
+    node.start()
+    town.until_well("ctl-1", "ctl-2")
     until(lambda: town["ctl-2"].node("se-1").get("state") == "up", "the engine is back")
-    for name in ("ctl-1", "ctl-2"):
-        asked: list[tuple[str, ...]] = [("cluster", "status"), ("status",), ("node", "list"), ("token", "list"),
-                                        ("tunnel", "list"), *(("token", "show", str(row["id"]))
-                                                              for row in town[name].listed("token"))]
-        for words in asked:
-            life.run(name, *words, "--json").done()
-            life.run(name, *words).done()
+    for words in ("cluster status", "status", "node list", "token list", "tunnel list"):
+        for form in ((), ("--json",)):
+            life.run("ctl-2", *words.split(), *form).done()
+    for row in town["ctl-2"].listed("token"):
+        life.run("ctl-2", "token", "show", row["id"]).done()
 
 
 def ended(node: Daemon) -> None:

@@ -131,8 +131,14 @@ def test_5_attack_a_bundle_that_was_used_or_is_for_another_role(town: Town, tmp_
     def joins(bundle: Path, *more: object, name: str = "ctl-9") -> Any:
         return spare.cli("controller", "join", bundle, "--name", name, "--address", "10.78.0.2", *more)
 
-    def nothing_changed() -> bool:
-        return not (spare.state / "trust.json").exists() and town["ctl-1"].node("ctl-9") == {}
+    def picture() -> list[object]:
+        """All that a join could have changed, here and in the cluster."""
+        seen = town.status("ctl-1")
+        members = [(m["name"], m["role"], m["state"]) for m in seen["members"]]
+        return [sorted(spare.state.rglob("*")), seen["leader"], seen["term"], members,
+                [(row["name"], row["state"]) for row in town["ctl-1"].listed("node")]]
+
+    before = picture()
 
     file = tmp_path / "any.bundle"
 
@@ -156,7 +162,7 @@ def test_5_attack_a_bundle_that_was_used_or_is_for_another_role(town: Town, tmp_
     (tmp_path / "bin" / "sh").symlink_to("/bin/sh")
     joins(exported(), *ports).refused("FL-ETCD-VERSION", alone=False)
     spare.before = spare.before[:-2]
-    assert nothing_changed()
+    assert picture() == before
     used = exported("controller", "--node", "ctl-9").read_bytes()
     joins(file, *ports).done()
     thief = Daemon("controller", "ctl-9", tmp_path / "thief", "127.64.0.0/10", before=spare.before)

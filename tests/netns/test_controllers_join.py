@@ -3,8 +3,10 @@
 All have committed their join while ``ctl-1`` was alone, and know of no other; the tests run in this order.
 """
 
+import json
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -64,13 +66,25 @@ def test_2_who_knows_only_of_a_leader_of_before_finds_the_one_of_now(town: Town)
     voting(town, "ctl-1", "ctl-2", "ctl-3", "ctl-4")
 
 
-def rejoined(town: Town) -> None:
+def rejoined(town: Town, address: str = "") -> None:
     """``ctl-4`` is removed, and joins again in the same folder with a new bundle; it does not run yet."""
     town["ctl-1"].cli("node", "remove", "ctl-4").done()
     assert town["ctl-4"].ended() == 0
     voting(town, "ctl-1", "ctl-2", "ctl-3")
     town["ctl-4"].log = ""
-    town.join("controller", "ctl-4").done()
+    town["ctl-4"].cli("controller", "join", town.export("controller", "ctl-4", "ctl-1"), "--name", "ctl-4",
+                      "--address", address or town.net.hosts["ctl-4"].address).done()
+
+
+def told(town: Town, code: str) -> str:
+    """Why ``ctl-4`` waits, as it says when it has waited for a while; to the cluster it is nothing yet."""
+    node = town["ctl-4"]
+    (line,) = until(lambda: [one for one in node.get("/api/status")["problems"] if f"[{code}]" in one], "it is told")
+    seen = town.status("ctl-1")
+    assert {m["name"] for m in seen["members"] if m["role"] != "learner"} == {"ctl-1", "ctl-2", "ctl-3"}
+    assert [m["size"] for m in seen["members"] if m["name"] == "ctl-4"] == [None], "it has no member of the store"
+    assert json.loads((node.state / "cluster.json").read_text())["stage"] == "committed"
+    return str(line)
 
 
 def test_3_nobody_comes_in_while_one_that_votes_is_away_and_it_is_said_who(town: Town) -> None:
@@ -95,4 +109,36 @@ def test_4_the_leader_dies_while_a_follower_follows(town: Town) -> None:
     town[leader].ended()
     voting(town, *(name for name in ("ctl-1", "ctl-2", "ctl-3", "ctl-4") if name != leader))
     town[leader].start()
+    voting(town, "ctl-1", "ctl-2", "ctl-3", "ctl-4")
+
+
+def test_5_attack_the_address_of_another_controller(town: Town) -> None:
+    """What answers there has another key; nobody takes it for the one that wants to come in."""
+    rejoined(town, address=town.net.hosts["ctl-2"].address)
+    town["ctl-4"].start()
+    assert "host key" in told(town, "FL-CLUSTER-REACH")
+    town["ctl-4"].configure(addresses=[town.net.hosts["ctl-4"].address])
+    town["ctl-4"].signal(signal.SIGHUP)
+    voting(town, "ctl-1", "ctl-2", "ctl-3", "ctl-4")
+
+
+def test_6_another_version_of_fairlead_and_no_etcd(town: Town, tmp_path: Path) -> None:
+    rejoined(town)
+    node, there = town["ctl-4"], town["ctl-4"].before
+    (tmp_path / "fairlead-99.0.dist-info").mkdir()
+    (tmp_path / "fairlead-99.0.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: fairlead\nVersion: 99.0\n")
+    node.before = [*there, "env", f"PYTHONPATH={tmp_path}"]
+    node.start()
+    assert node.get("/api/version")["version"] == "99.0"
+    assert "99.0" in told(town, "FL-CLUSTER-VERSION")
+    node.stop()
+    node.before = there
+    node.start()
+    voting(town, "ctl-1", "ctl-2", "ctl-3", "ctl-4")
+    node.stop()
+    node.before = [*there, "env", f"PATH={tmp_path}"]
+    node.cli("controller", "run").refused("FL-ETCD-MISSING", alone=False)
+    node.before = there
+    node.start()
     voting(town, "ctl-1", "ctl-2", "ctl-3", "ctl-4")

@@ -6,10 +6,7 @@ run, in the audit, the raw store and every file in every folder. Who may hold wh
 
 import contextlib
 import json
-import os
 import signal
-import stat
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import UUID
@@ -21,7 +18,7 @@ from fairlead.enrol import bundle as bundles
 from fairlead.enrol.join import JOURNAL, PENDING, Joiner
 from fairlead.keys.ssh import PrivateKey
 from fairlead.keys.wire import from_b64
-from tests.hostile.canaries import Canaries
+from tests.hostile.canaries import Canaries, Watcher, places
 from tests.processes import Daemon, Result, Site, a_view, ask, echo, fairlead, free_port, serving, until
 
 pytestmark = [pytest.mark.whole, pytest.mark.timeout(400)]
@@ -29,32 +26,6 @@ pytestmark = [pytest.mark.whole, pytest.mark.timeout(400)]
 PASSWORD = "canary-in-a-coal-mine"
 SHORT = "canary-0x7f"
 STRAY = "canary-put-where-it-does-not-belong"
-
-
-class Watcher:
-    """What /proc shows of every process of the site: its command line, and its environment."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = os.fsencode(folder)
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self.seen: set[tuple[bytes, bytes]] = set()
-
-    def __enter__(self) -> "Watcher":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._end.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._end.wait(0.05):
-            for process in Path("/proc").glob("[0-9]*"):
-                with contextlib.suppress(OSError):
-                    line = (process / "cmdline").read_bytes()
-                    if self._folder in line:
-                        self.seen.add((line, (process / "environ").read_bytes()))
 
 
 class Life:
@@ -89,16 +60,6 @@ class Life:
             self.canaries.add_key(f"{name} {one}", PrivateKey.from_openssh(fields[f"{one}_key"].encode()))
         if fields["recipient"]:
             self.canaries.add(f"{name} recipient", from_b64(fields["recipient"]))
-
-
-def places(canaries: Canaries, folder: Path) -> dict[str, set[str]]:
-    """Where secrets lie: the path below *folder*, and whose they are. What holds one is for its owner only."""
-    found = {}
-    for file in sorted(folder.rglob("*")):
-        if file.is_file() and (names := canaries.find(file.read_bytes())):
-            assert stat.S_IMODE(file.stat().st_mode) == 0o600, file
-            found[str(file.relative_to(folder))] = names
-    return found
 
 
 @contextlib.contextmanager

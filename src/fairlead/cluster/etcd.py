@@ -54,6 +54,8 @@ Leases live one second at least (one and a half of this, rounded up)."""
 MOST_OPERATIONS = 512
 """In one transaction: a change, its audit records and their compares."""
 QUOTA_BYTES = 2 * 1024 * 1024 * 1024
+MOST_QUOTA_BYTES = 4 * QUOTA_BYTES
+"""What etcd's makers advise not to go beyond."""
 SNAPSHOT_COUNT = 10_000
 """Entries of the log kept in memory, ours are small and few; a member that was away for longer gets a snapshot."""
 CIPHERS = ("TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256", "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384",

@@ -25,7 +25,7 @@ from fairlead.base import files, strict
 from fairlead.base.clock import DAY, LAST_INSTANT, Clock, rfc3339
 from fairlead.base.errors import OperatorError
 from fairlead.cluster import note as notes
-from fairlead.cluster.etcd import Etcd, Plan, check_etcd, client_url, folder, member_context
+from fairlead.cluster.etcd import MOST_QUOTA_BYTES, Etcd, Plan, check_etcd, client_url, folder, member_context
 from fairlead.cluster.move import Shifted, batches
 from fairlead.cluster.note import Note
 from fairlead.controller import secrets
@@ -107,7 +107,8 @@ async def recover(state: Path, survivor: Survivor, removed: Collection[str], clo
         binary, before = check_etcd(), folder(state) / BEFORE
         own = Gateway([client_url(trust.internal_address)], member_context(state))
         etcd = Etcd(binary, state, Plan(trust.node, trust.internal_address, trust.cluster_uuid,
-                                        {trust.node: trust.internal_address}, existing=False, alone=True), own)
+                                        {trust.node: trust.internal_address}, existing=False, alone=True,
+                                        quota_bytes=MOST_QUOTA_BYTES), own)
         try:
             if note.stage == "member":
                 progress(f"keeping the data as it is in {before}")

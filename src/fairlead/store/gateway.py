@@ -52,6 +52,16 @@ class GatewayUnavailable(Exception):
     """No answer, or one that says that there is no leader or no quorum; whether the request happened is not known."""
 
 
+class _Connections(httpx2.AsyncHTTPTransport):
+    """A connection that is lost in the very moment in which it is made is lost, and no fault of ours."""
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        try:
+            return await super().handle_async_request(request)
+        except AttributeError as error:  # anyio asks the socket, which its transport has given up, for its peer
+            raise httpx2.ConnectError("the connection was lost at once", request=request) from error
+
+
 class Gateway:
     """A client of the members at *endpoints* (``https://127.64.0.1:2379``), in order of preference.
 
@@ -68,9 +78,9 @@ class Gateway:
         self._current = 0
         self._failed_at = 0.0
         # The context of those who give none trusts nobody: the default one would read what the environment names.
-        self._client = httpx2.AsyncClient(
-            verify=context or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), trust_env=False, timeout=None,
-            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=32))
+        self._client = httpx2.AsyncClient(trust_env=False, timeout=None, transport=_Connections(
+            verify=context or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), trust_env=False,
+            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=32)))
 
     def reach(self, endpoints: Sequence[str]) -> None:
         """From now on ask these, in order of preference."""

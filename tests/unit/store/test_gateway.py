@@ -5,6 +5,7 @@ import socket
 import ssl
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import pytest
 
@@ -44,6 +45,22 @@ def members(*behaviours: Callable[[socket.socket], None]) -> Iterator[Sequence[s
 
 
 GOOD = http("200 OK", b'{"header":{"revision":"7"}}')
+
+
+async def test_a_connection_that_is_lost_while_it_is_made_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the library below says of it is no error of a connection: it finds no socket any more."""
+    def lost(_: object, __: str) -> object:
+        none: Any = None
+        return none.getpeername()
+
+    with members(GOOD) as [endpoint]:
+        member = Gateway([endpoint])
+        monkeypatch.setattr("httpcore2._backends.anyio.AnyIOStream.get_extra_info", lost)
+        with pytest.raises(GatewayUnavailable, match="lost at once"):
+            await member.call("kv/range", {})
+        monkeypatch.undo()
+        assert await member.call("kv/range", {})
+        await member.close()
 
 
 @pytest.mark.parametrize("behaviour", [
