@@ -7,10 +7,13 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 
+from fairlead.cli.bench.plot import svg
 from fairlead.cli.bench.rows import FIGURES, RATIOS, ROWS, Found, rotated
+from tests.netns.network import able
 from tests.processes import COMMAND, free_port, until
 from tests.scenarios.test_bench import nothing_left
 
@@ -50,6 +53,15 @@ def test_people_see_tables(capsys: pytest.CaptureFixture[str]) -> None:
         "fairlead 500 300 800 1.00 - - 0.12 2.25", "",
         "TUNNEL 4 STREAMS MB/S", "raw 5000", "ssh-default 500", "fairlead 800", "",
         "ssh-default: chacha20", "relay: not measured, haproxy is not installed"]
+
+
+def test_the_picture_is_xml_with_a_bar_for_each_row() -> None:
+    picture = ET.fromstring(FOUND.picture())
+    texts = [text.text for text in picture.iter("{http://www.w3.org/2000/svg}text")]
+    assert texts[1:] == ["raw", "3000", "ssh-default", "500", "fairlead", "500"]
+    widths = [float(bar.attrib["width"]) for bar in picture.iter("{http://www.w3.org/2000/svg}rect")]
+    assert widths[1] == pytest.approx(6 * widths[2], rel=0.01)
+    assert "a < b & c" in list(ET.fromstring(svg("a < b & c", [])).itertext())
 
 
 def test_each_row_comes_first_in_its_turn() -> None:
@@ -129,7 +141,7 @@ def test_peers_that_are_not_installed_are_named_and_ours_is_measured_in_full(tmp
     assert {"ssh-default", "ssh-best", "stunnel", "nginx"} <= set(found["missing"])
     assert {row["name"] for row in found["rows"]} >= {"raw", "fairlead-stock", "fairlead"}
     ours = found["rows"][-1]
-    assert set(FIGURES) - {"grown_mib"} <= set(ours)
+    assert set(FIGURES) <= set(ours)
     assert ours["connects_failed"] == 0
     nothing_left(work)
 
@@ -148,6 +160,20 @@ def test_interrupted_it_leaves_nothing(tmp_path: Path) -> None:
         finally:
             process.kill()
         assert not process.stderr.read()
+    nothing_left(tmp_path)
+
+
+@pytest.mark.whole
+def test_over_links_each_weather_has_its_rows_and_nothing_is_left(tmp_path: Path) -> None:
+    able("ssh", "sshd")
+    done = run("--links", "--seconds", "0.5", "--rounds", "1", "--json", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert [one["link"] for one in found["links"]] == ["70 ms", "70 ms, 1 % loss", "70 ms, 10 Mbit/s"]
+    for one in found["links"]:
+        assert [row["name"] for row in one["rows"]] == ["raw", "ssh-default", "ssh-best", "fairlead-stock", "fairlead"]
+        assert all(row["beside_p50_us"] >= 70_000 for row in one["rows"]), "a round trip takes as long as the link"
+    assert all(row["mb_per_s"] < 1.6 for row in found["links"][2]["rows"]), "10 Mbit/s, and what was in a buffer"
     nothing_left(tmp_path)
 
 

@@ -43,35 +43,70 @@ def failover(rounds: Annotated[int, typer.Option("--rounds", min=1, max=1000, he
         found.show()
 
 
-def tunnel(seconds: Annotated[float, typer.Option("--seconds", min=0.05, max=3600, help=(
-               "How long each figure is measured in a round."))] = 1.0,
+def tunnel(seconds: Annotated[float | None, typer.Option("--seconds", min=0.05, max=3600, help=(
+               "How long each figure is measured in a round; 1, over links 5."))] = None,
            rounds: Annotated[int, typer.Option("--rounds", min=1, max=1000, help="How often.")] = 5,
            more: Annotated[bool, typer.Option("--more", help=(
-               "More than one stream: 4 and 16, the other direction, round trips, new connections."))] = False,
-           json: Json = False) -> None:
+               "More than one stream: 4 and 16, the other direction, round trips, new connections, memory."))] = False,
+           links: Annotated[bool, typer.Option("--links", help=(
+               "Over links instead: 70 ms, with 1 % loss, with 10 Mbit/s; one stream, and round trips beside it."))
+               ] = False,
+           plot: Annotated[Path | None, typer.Option("--plot", help="Draw the one stream into this SVG file.")] = None,
+           json: Json = False, outside: Outside = "") -> None:
     """How fast streams are through the tunnel, beside OpenSSH and others, in interleaved rounds on this machine.
 
     One stream from client to server through: nothing (raw), two haproxy without encryption (relay), `ssh -L` as
     installed and with its best cipher, stunnel, nginx, and a Controller and an engine. All processes, loads too, share
     this machine. What is not installed is named and left out. FAIRLEAD_TRANSPORT=stock in the daemons of
-    fairlead-stock makes no difference today.
+    fairlead-stock makes no difference today. --links needs what `bench failover` needs, but for etcd.
     """
+    if links:
+        if more or plot is not None:
+            raise typer.BadParameter("--more and --plot are for this machine, without --links")
+        _links(seconds or 5.0, rounds, outside, json=json)
+        return
     from fairlead.cli.bench.peers import Ground
-    from fairlead.cli.bench.tunnel import Bench
+    from fairlead.cli.bench.tunnel import WARM_S, Bench
     from fairlead.cli.stage.machine import free_ports, free_views
     from fairlead.cli.stage.processes import Processes
     with _folder() as (folder, at_the_end):
-        bench = Bench(Ground(folder, Processes(folder), free_ports(), free_views()), seconds, output.say)
+        length = seconds or 1.0
+        bench = Bench(Ground(folder, Processes(folder), free_ports(), free_views()), length, output.say,
+                      min(WARM_S, length))
         at_the_end(bench.close)
         bench.start()
         for number in range(rounds):
             output.say(f"round {number + 1} of {rounds}")
             bench.round(number, more=more)
         found = bench.found(rounds=rounds)
+    if plot is not None:
+        try:
+            plot.write_text(found.picture())
+        except OSError as error:
+            raise OperatorError("FL-FILE", f"{plot} cannot be written: {error.strerror}",
+                                "check the path and its permissions") from None
     if json:
         output.as_json(found.as_json())
     else:
         found.show()
+
+
+def _links(seconds: float, rounds: int, outside: str, *, json: bool) -> None:
+    from fairlead.cli.bench.links import Links, as_json
+    from fairlead.cli.netns.enter import enter
+    enter(outside, "bench", "tunnel", "--links", "--seconds", str(seconds), "--rounds", str(rounds),
+          *(["--json"] if json else []))
+    with _folder() as (folder, at_the_end):
+        bench = Links(folder, seconds, output.say)
+        at_the_end(bench.close)
+        bench.start()
+        found = bench.measure(rounds)
+    if json:
+        output.as_json(as_json(found, rounds=rounds))
+        return
+    for weather, one in found.items():
+        output.line(f"-- {weather}")
+        one.show()
 
 
 def handshake(seconds: Annotated[float, typer.Option("--seconds", min=0.05, max=3600, help=(

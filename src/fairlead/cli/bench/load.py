@@ -3,7 +3,7 @@
 Each is a process of its own, without any of the product's code, so that no tunnel is measured together with what loads
 it. ``bulk`` and ``echo`` serve until they are ended. The others measure for a given time, after a given time without
 measuring, and print one JSON object. The first byte of a connection to ``bulk`` says what it is for: ``S`` we send, and
-it throws away what comes (MSG_TRUNC: without a copy); ``R`` it sends without end.
+it throws away what comes (MSG_TRUNC: without a copy); ``R`` it sends without end; ``G`` it sends 1 GiB.
 
 What a sink received is counted in a file that the sender maps, so both ends of the measured time are one process's.
 """
@@ -92,6 +92,7 @@ def _accept(listening: socket.socket, selector: selectors.BaseSelector) -> None:
 def bulk(host: str, port: int, counter: Path) -> None:
     """Take, or give, as much as goes."""
     count, room, block = Counter(counter), bytearray(BLOCK), bytes(BLOCK)
+    left: dict[socket.socket, int] = {}
 
     def serving(sock: socket.socket, selector: selectors.BaseSelector) -> None:
         match selector.get_key(sock).data:
@@ -102,12 +103,19 @@ def bulk(host: str, port: int, counter: Path) -> None:
                 count.add(took)
             case "source":
                 sock.send(block)
+            case "gigabyte":
+                left[sock] -= sock.send(block)
+                if left[sock] <= 0:
+                    raise EOFError
             case _:
                 wanted = sock.recv(1)
                 if wanted == b"S":
                     selector.modify(sock, selectors.EVENT_READ, "sink")
                 elif wanted == b"R":
                     selector.modify(sock, selectors.EVENT_WRITE, "source")
+                elif wanted == b"G":
+                    left[sock] = 1 << 30
+                    selector.modify(sock, selectors.EVENT_WRITE, "gigabyte")
                 else:
                     raise EOFError
 
@@ -259,9 +267,9 @@ def connect(options: argparse.Namespace) -> dict[str, float]:
 
 
 def slow(options: argparse.Namespace) -> dict[str, float]:
-    """Read *rate* bytes a second from a source; how far the tunnel's processes grew meanwhile, MiB."""
+    """Read *rate* bytes a second from a source of 1 GiB; how far the tunnel's processes grew meanwhile, MiB."""
     began_at = {pid: resident_mib(pid) for pid in families(options.pids)}
-    sock, total, most = _connected(options.host, options.port, b"R"), 0, 0.0
+    sock, total, most = _connected(options.host, options.port, b"G"), 0, 0.0
     began = time.monotonic()
     while (past := time.monotonic() - began) < options.seconds:
         while total < options.rate * past:

@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fairlead.cli.bench.load import Counter
-from fairlead.cli.bench.usage import families
 from fairlead.cli.stage.machine import until
 from fairlead.cli.stage.processes import Failed, Processes, Started
 from fairlead.cli.stage.stage import LOOPBACK, Stage
@@ -50,20 +49,16 @@ class Side:
 class Peer:
     """A tunnel that carries both services."""
 
+    ground: "Ground"
     bulk: tuple[str, int]
     echo: tuple[str, int]
-    ends: list[Started] = field(default_factory=list)
+    ends: list[Started]
     note: str = ""
 
     @property
     def pids(self) -> list[int]:
         """Of its processes that were started directly."""
         return [one.pid for one in self.ends]
-
-    @property
-    def family(self) -> list[int]:
-        """Of all its processes."""
-        return families(self.pids)
 
 
 @dataclass(slots=True)
@@ -98,8 +93,10 @@ class Ground:
         """A process that stays, on one side; what it says is in a log of its name."""
         return self.processes.start(name, command, self.folder / f"{name}.log", within=side.within)
 
-    def ready(self, name: str, peer: Peer) -> Peer:
-        """It, once a byte comes back through it. Raises Failed when one of its processes ends, or none does in time."""
+    def ready(self, name: str, bulk: tuple[str, int], echo: tuple[str, int], *ends: Started) -> Peer:
+        """A tunnel with these entries, once a byte comes back through it. Raises Failed: one of *ends* has ended."""
+        peer = Peer(self, bulk, echo, list(ends))
+
         def look() -> bool:
             for one in peer.ends:
                 if one.process.poll() is not None:
@@ -146,7 +143,7 @@ def raw(ground: Ground) -> Peer:
     """No tunnel. Over a link: straight to the far side, where the services listen on its loopback only."""
     if ground.far.within:
         return _direct(ground)
-    return ground.ready("raw", Peer((LOOPBACK, ground.bulk), (LOOPBACK, ground.echo)))
+    return ground.ready("raw", (LOOPBACK, ground.bulk), (LOOPBACK, ground.echo))
 
 
 def _direct(ground: Ground) -> Peer:
@@ -155,7 +152,7 @@ def _direct(ground: Ground) -> Peer:
     where = ground.far.address
     ground.start("bulk, direct", [*LOAD, "bulk", where, str(bulk), "--counter", str(ground.counter)], ground.far)
     ground.start("echo, direct", [*LOAD, "echo", where, str(echo)], ground.far)
-    return ground.ready("raw", Peer((where, bulk), (where, echo)))
+    return ground.ready("raw", (where, bulk), (where, echo))
 
 
 def relay(ground: Ground) -> Peer:
@@ -172,7 +169,7 @@ def relay(ground: Ground) -> Peer:
                             f"listen {what}\n  bind {host}:{here}\n  server {what} {to}:{port}\n"
                             for what, here, port in zip(("bulk", "echo"), listen, there, strict=True)))
         ends.append(ground.start(name, [haproxy, "-db", "-f", str(path)], side))
-    return ground.ready("relay", Peer((LOOPBACK, entry[0]), (LOOPBACK, entry[1]), ends))
+    return ground.ready("relay", (LOOPBACK, entry[0]), (LOOPBACK, entry[1]), *ends)
 
 
 def ssh_default(ground: Ground) -> Peer:
@@ -198,6 +195,13 @@ def ssh_best(ground: Ground, rate: Callable[[Peer], float]) -> Peer:
     return tried[best]
 
 
+def ssh_gcm(ground: Ground) -> Peer:
+    """``ssh -L`` with the first of those ciphers: over a link that is slower than any of them, a trial says nothing."""
+    peer = ssh(ground, "ssh-best", CIPHERS[0])
+    peer.note = f"{CIPHERS[0].partition('@')[0]}, without a trial"
+    return peer
+
+
 def ssh(ground: Ground, name: str, cipher: str, *settings: str) -> Peer:
     """One client and a server of its own, with throw-away keys; more *settings* are for the server. Raises Absent."""
     client = program("ssh")
@@ -214,7 +218,7 @@ def ssh(ground: Ground, name: str, cipher: str, *settings: str) -> Peer:
                    "ConnectTimeout=10"):
         command += ["-o", option]
     started = ground.start(name, [*command, f"{user()}@{ground.far.address}"], ground.near)
-    return ground.ready(name, Peer((LOOPBACK, entry[0]), (LOOPBACK, entry[1]), [started, server]))
+    return ground.ready(name, (LOOPBACK, entry[0]), (LOOPBACK, entry[1]), started, server)
 
 
 def sshd(ground: Ground, name: str, *settings: str) -> tuple[Started, int, Path]:
@@ -262,7 +266,7 @@ def stunnel(ground: Ground) -> Peer:
                 f"[{what}]\naccept = {host}:{here}\nconnect = {to}:{port}\n"
                 for what, here, port in zip(("bulk", "echo"), listen, there, strict=True)))
         ends.append(ground.start(name, [tool, str(path)], side))
-    return ground.ready("stunnel", Peer((LOOPBACK, entry[0]), (LOOPBACK, entry[1]), ends))
+    return ground.ready("stunnel", (LOOPBACK, entry[0]), (LOOPBACK, entry[1]), *ends)
 
 
 def nginx(ground: Ground) -> Peer:
@@ -283,7 +287,7 @@ def nginx(ground: Ground) -> Peer:
                 f"server {{ listen {host}:{here}{listening}; proxy_pass {to}:{port}; proxy_timeout 1h; }}\n"
                 for here, port in zip(listen, there, strict=True)) + "}\n")
         ends.append(ground.start(name, [tool, "-p", str(ground.folder), "-e", "stderr", "-c", str(path)], side))
-    return ground.ready("nginx", Peer((LOOPBACK, entry[0]), (LOOPBACK, entry[1]), ends))
+    return ground.ready("nginx", (LOOPBACK, entry[0]), (LOOPBACK, entry[1]), *ends)
 
 
 def _stream_module(tool: str) -> str:
@@ -324,7 +328,7 @@ def _offered(ground: Ground, name: str, stage: Stage) -> Peer:
         stage.offer(what, "ctl-1", f"{what} server", "engines")
     where = stage.address("ctl-1", "se-1")
     ends = [node.started for node in (stage.node("se-1"), stage.node("ctl-1")) if node.started is not None]
-    return ground.ready(name, Peer((where, stage.port("bulk")), (where, stage.port("echo")), ends))
+    return ground.ready(name, (where, stage.port("bulk")), (where, stage.port("echo")), *ends)
 
 
 def _two(ground: Ground) -> tuple[int, int]:

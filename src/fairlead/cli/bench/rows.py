@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fairlead.cli import output
+from fairlead.cli.bench.plot import Bar, svg
 
 ROWS = ("raw", "relay", "ssh-default", "ssh-best", "stunnel", "nginx", "fairlead-stock", "fairlead")
 """In the order in which they are shown."""
@@ -24,7 +25,8 @@ class Figure:
 
     title: str
     """For people: what, and its unit."""
-    digits: int = 0
+    digits: int | None = None
+    """After the point; None: three that count."""
 
 
 FIGURES = {
@@ -35,7 +37,7 @@ FIGURES = {
     "beside_p50_us": Figure("beside bulk p50 us"), "beside_p99_us": Figure("p99 us"),
     "beside_mb_per_s": Figure("bulk then MB/s"),
     "connects_per_s_1": Figure("connections/s"), "connects_per_s_16": Figure("16 at a time"),
-    "connects_failed": Figure("failed"), "grown_mib": Figure("grown MiB", 1)}
+    "connects_failed": Figure("failed", 0), "grown_mib": Figure("grown MiB", 1)}
 TABLES = (("mb_per_s_4", "mb_per_s_16", "mb_per_s_back"),
           ("ping_p50_us", "ping_p99_us", "beside_p50_us", "beside_p99_us", "beside_mb_per_s"),
           ("connects_per_s_1", "connects_per_s_16", "connects_failed", "grown_mib"))
@@ -64,6 +66,12 @@ class Found:
     def as_json(self) -> dict[str, Any]:
         """One object."""
         return dict(self.settings) | {"missing": dict(self.missing), "rows": self.rows()}
+
+    def picture(self) -> str:
+        """The one stream, as SVG."""
+        return svg("One stream from client to server, MB/s: median, and from the least to the most of the rounds", [
+            Bar(row["name"], row[MAIN], row["min"], row["max"], row["name"].startswith("fairlead"))
+            for row in self.rows()])
 
     def show(self) -> None:
         """Tables for people."""
@@ -120,6 +128,10 @@ def rotated(rows: Sequence[str], number: int) -> list[str]:
     return [*rows[first:], *rows[:first]]
 
 
-def shown(value: float | None, digits: int = 0) -> str:
+def shown(value: float | None, digits: int | None = None) -> str:
     """A figure in a table; nothing for none."""
-    return "" if value is None else f"{value:.{digits}f}"
+    if value is None:
+        return ""
+    if digits is None:
+        digits = 0 if value >= 100 or value == 0 else 1 if value >= 10 else 2
+    return f"{value:.{digits}f}"

@@ -8,21 +8,26 @@ later figures do not compare with earlier ones.
 
 import json
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from fairlead.cli.bench import peers
+from fairlead.cli.bench.load import Counter
 from fairlead.cli.bench.peers import LOAD, Absent, Ground, Peer
-from fairlead.cli.bench.rows import CPU, MAIN, ROWS, Found, rotated
+from fairlead.cli.bench.rows import CPU, MAIN, Found, rotated
 from fairlead.cli.stage.processes import Failed
 
 WARM_S = 0.3
-"""Nothing is measured for so long after the start of a load, or as long as the measurement where that is shorter."""
 EVERY_MS = 1.0
 """Between two pings beside a bulk stream."""
+SLOW = 3
+"""The memory of a tunnel with a slow reader is watched so many times as long as anything else."""
+STILL_S, DRAIN_S = 0.5, 60.0
+"""A tunnel through which nothing has come for so long has no more to give; nobody waits for it longer."""
 STOCK = {"FAIRLEAD_TRANSPORT": "stock"}
 """For daemons that are to take the SSH library's own data path."""
 
@@ -34,6 +39,8 @@ class Bench:
     ground: Ground
     seconds: float
     say: Callable[[str], None]
+    warm_s: float = WARM_S
+    """Nothing is measured for so long after a load has started."""
     peers: dict[str, Peer] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     samples: dict[str, dict[str, list[float]]] = field(default_factory=dict)
@@ -42,16 +49,19 @@ class Bench:
     def start(self) -> None:
         """Start all tunnels. Raises Failed when ours does not start; of the others it is said."""
         self.ground.open()
-        ways: dict[str, Callable[[Ground], Peer]] = {
+        self.begin({
             "raw": peers.raw, "relay": peers.relay, "ssh-default": peers.ssh_default,
             "ssh-best": partial(peers.ssh_best, rate=lambda peer: self.load("send", peer)["count"]),
             "stunnel": peers.stunnel, "nginx": peers.nginx,
             "fairlead-stock": partial(peers.fairlead, name="fairlead-stock", environment=STOCK),
-            "fairlead": partial(peers.fairlead, name="fairlead", environment={})}
-        for name in ROWS:
+            "fairlead": partial(peers.fairlead, name="fairlead", environment={})})
+
+    def begin(self, ways: Mapping[str, Callable[[Ground], Peer]]) -> None:
+        """Start these, each in its way. Raises Failed."""
+        for name, way in ways.items():
             self.say(f"{name} is started")
             try:
-                self.peers[name] = ways[name](self.ground)
+                self.peers[name] = way(self.ground)
             except Absent as reason:
                 self.missing[name] = str(reason)
             except Failed as reason:
@@ -67,6 +77,9 @@ class Bench:
         for measured in (self.streams, self.back, self.pings, self.beside, self.connects) if more else ():
             for name in rotated(list(self.peers), number):
                 measured(name)
+        if more and number == 0:
+            for name in self.peers:
+                self.memory(name)
 
     # -- what is measured of a row ------------------------------------------------------------------------------------
 
@@ -93,11 +106,11 @@ class Bench:
         for key in ("p50_us", "p99_us"):
             self.add(name, f"ping_{key}", found[key])
 
-    def beside(self, name: str) -> None:
-        """The same beside a bulk stream, each millisecond."""
+    def beside(self, name: str, every_ms: float = EVERY_MS) -> None:
+        """The same beside a bulk stream."""
         peer = self.peers[name]
         bulk = self.start_load("send", peer)
-        found = self.load("ping", peer, every=EVERY_MS)
+        found = self.load("ping", peer, every=every_ms)
         for key in ("p50_us", "p99_us"):
             self.add(name, f"beside_{key}", found[key])
         self.add(name, "beside_mb_per_s", _mb_per_s(bulk()))
@@ -111,15 +124,29 @@ class Bench:
             failed += found["failed"]
         self.add(name, "connects_failed", failed)
 
+    def memory(self, name: str) -> None:
+        """How far the tunnel's processes grow while a program reads 1 MB/s of what a fast one sends. Once in a run."""
+        if self.peers[name].ends:
+            found = self.load("slow", self.peers[name], seconds=self.seconds * SLOW)
+            self.add(name, "grown_mib", found["grown_mib"])
+
     # -- by which -----------------------------------------------------------------------------------------------------
 
     def add(self, name: str, figure: str, value: float) -> None:
         """One more value of a row."""
         self.samples[name].setdefault(figure, []).append(value)
 
+    def drained(self, name: str) -> None:
+        """Wait until what an ended load left in buffers has arrived: it is not to be in the way of the next."""
+        counter = Counter(self.peers[name].ground.counter)
+        deadline, seen = time.monotonic() + DRAIN_S, -1
+        while seen != counter.value and time.monotonic() < deadline:
+            seen = counter.value
+            time.sleep(STILL_S)
+
     def load(self, kind: str, peer: Peer, **settings: float) -> dict[str, float]:
         """What a load of this kind found. Raises Failed."""
-        return _read(self.ground.processes.run(self._command(kind, peer, settings), within=self.ground.near.within
+        return _read(self.ground.processes.run(self._command(kind, peer, settings), within=peer.ground.near.within
                                                ).done().out)
 
     def start_load(self, kind: str, peer: Peer, **settings: float) -> Callable[[], dict[str, float]]:
@@ -128,8 +155,8 @@ class Bench:
 
     def _command(self, kind: str, peer: Peer, settings: dict[str, float]) -> list[str]:
         host, port = peer.echo if kind in ("ping", "connect") else peer.bulk
-        options = {"seconds": self.seconds, "warm": min(WARM_S, self.seconds)} | settings
-        return [*LOAD, kind, host, str(port), "--counter", str(self.ground.counter),
+        options = {"seconds": self.seconds, "warm": self.warm_s} | settings
+        return [*LOAD, kind, host, str(port), "--counter", str(peer.ground.counter),
                 *(part for key, value in options.items() for part in (f"--{key}", str(value))),
                 *(["--pids", *map(str, peer.pids)] if peer.pids else [])]
 
