@@ -55,6 +55,7 @@ class Life:
     town: Town
     mark: str
     at: Sequence[str]
+    """Whom they ask; may be changed."""
     acknowledged: list[str] = field(default_factory=list)
     """Writes."""
     moments: list[float] = field(default_factory=list)

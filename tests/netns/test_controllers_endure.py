@@ -210,6 +210,7 @@ def test_4_a_controller_that_is_started_on_a_full_disk_comes_up_when_there_is_ro
 def test_5_all_are_started_anew_one_after_the_other(town: Town) -> None:
     with life(town, "rolling", at=ALL, stream_to=None) as seen:
         for name in ALL:
+            seen.at = [other for other in ALL if other != name]
             town[name].signal(signal.SIGTERM)
             assert town[name].ended() == 0
             town[name].start()
