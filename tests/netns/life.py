@@ -180,9 +180,14 @@ class Life:
 
     def goes_on(self) -> None:
         """Wait for two more writes, and for one more that joins."""
-        writes, joined = len(self.acknowledged), len(self.joined)
-        self.until(lambda: len(self.acknowledged) > writes + 1, "writes go on")
+        joined = len(self.joined)
+        self.writes_on()
         self.until(lambda: len(self.joined) > joined, "engines join")
+
+    def writes_on(self) -> None:
+        """Wait for two more writes."""
+        writes = len(self.acknowledged)
+        self.until(lambda: len(self.acknowledged) > writes + 1, "writes go on")
 
     def until(self, look: Callable[[], bool], what: str) -> None:
         """Until *look* finds it, or a thread has raised something."""
