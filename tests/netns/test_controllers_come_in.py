@@ -18,7 +18,7 @@ from fairlead.base.errors import FairleadError
 from tests.netns.controllers import Town, cluster
 from tests.processes import Daemon, until
 
-pytestmark = pytest.mark.whole
+pytestmark = [pytest.mark.whole, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")

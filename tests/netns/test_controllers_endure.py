@@ -21,7 +21,7 @@ from tests.netns.controllers import Town, cluster
 from tests.netns.life import life
 from tests.processes import Daemon, until
 
-pytestmark = pytest.mark.whole
+pytestmark = [pytest.mark.whole, pytest.mark.timeout(600)]
 
 ALL = ("ctl-1", "ctl-2", "ctl-3")
 CLOCK = Path(__file__).parent / "clock"
