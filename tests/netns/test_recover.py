@@ -43,6 +43,7 @@ def test_one_of_three_goes_on_alone_and_becomes_several_again(tmp_path: Path) ->
         assert "ctl-1, ctl-2" in told.err
         assert "--reset-clock" in told.err
         assert "se-1" in told.out
+        assert "etcd." not in told.out + told.err, "what etcd says is for a daemon's log"
         note = three.state / "cluster.json"
         note.write_text(json.dumps(json.loads(note.read_text()) | {"stage": "recovering"}))
         three.cli("controller", "run").refused("FL-CLUSTER-RECOVER")
