@@ -17,10 +17,11 @@ from fairlead.cli.netns.network import Network
 from fairlead.client.control import ControlClient
 from tests.conftest import need
 from tests.netns.network import network
-from tests.processes import POOL, Daemon, Result, Site, until
+from tests.processes import POOL, Daemon, Result, Site, fairlead, until
 
 NEAR_MS, FAR_MS = 10.0, 35.0
 VIEW = f"{POOL}/10"
+IDLE = "se-idle"
 
 
 @dataclass(slots=True)
@@ -89,9 +90,15 @@ class Town:
         return self[at].cli("service", "add", name, "--role", "controller", "--port", self.port(), "--allow", "engines")
 
     def declare(self, at: str, name: str, *, timeout_s: float = 60.0) -> None:
-        """Such a change without a command's start, and which nobody needs a listener for. Raises FairleadError."""
+        """Such a change without a command's start, a service that nobody listens for. Raises FairleadError."""
         ControlClient(self[at].state, timeout_s).post("/api/service", {
-            "name": name, "role": "controller", "port": self.port(), "allow": ["nobody=here"]})
+            "name": name, "node": IDLE, "port": self.port(), "allow": ["nobody=here"]})
+
+    def idle(self, at: str) -> None:
+        """Have the engine join that owns such services and never runs: nobody needs a plan for each change."""
+        if self[at].node(IDLE) == {}:
+            fairlead("engine", "join", self.export("engine", IDLE, at), "--name", IDLE, state=self.site.folder / IDLE,
+                     before=self.net.hosts["se-1"].within).done()
 
     def port(self) -> int:
         """One that no service has."""

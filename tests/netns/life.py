@@ -17,8 +17,10 @@ import itertools
 import json
 import random
 import socket
+import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -28,16 +30,17 @@ from fairlead.client.control import ControlClient
 from fairlead.enrol import bundle as bundles
 from fairlead.enrol.bundle import Bundle
 from fairlead.enrol.join import Joiner
+from fairlead.store.protocol import StoreUnavailable
 from tests.netns.controllers import Town
 from tests.netns.history import lost, redeemed_twice, shared_addresses, two_leaders
 from tests.processes import connect, echo, read_all, serving, until
 
 ENGINE = "se-1"
 """Where the redeemer and the stream are."""
-WRITE_S, REDEEM_S, LINE_S = 0.2, 1.0, 0.05
+WRITE_S, REDEEM_S, LINE_S = 0.3, 1.0, 0.1
 """Pauses: the machine has other work, too."""
 APART_S = 2.0
-"""The second one to redeem a bundle comes at most so long after the first: before, while, and after that one joins."""
+"""The second one to redeem a bundle comes at most so long after the first, while that one joins; or right after it."""
 LIFETIME_S = 60
 PATIENCE_S = 10.0
 """For what is asked of a Controller that may be frozen."""
@@ -52,6 +55,7 @@ class Life:
     town: Town
     mark: str
     at: Sequence[str]
+    """Whom they ask; may be changed."""
     acknowledged: list[str] = field(default_factory=list)
     """Writes."""
     moments: list[float] = field(default_factory=list)
@@ -84,6 +88,11 @@ class Life:
         self.pictures += [{row["name"]: row["internal_address"] for row in self.town[name].listed("node")}
                           for name in self.controllers]
 
+    def __str__(self) -> str:
+        codes = Counter(code for _, _, code in self.refused)
+        return (f"{self.mark}: {len(self.acknowledged)} writes, at most {self.longest_s:.1f} s apart; {self.redeemed} "
+                f"tokens, {len(self.joined)} joined, refused: {dict(codes)}; {self.lines} lines")
+
     # -- who does what ------------------------------------------------------------------------------------------------
 
     def write(self) -> None:
@@ -110,12 +119,12 @@ class Life:
                         "/api/bundle", {"role": "engine", "lifetime_s": LIFETIME_S})).encode())
                 except FairleadError:
                     continue
-                asyncio.run(self._both(bundle, f"{self.mark}-se-{number}", draw.uniform(0, APART_S)))
+                apart_s = None if number % 2 else draw.uniform(0, APART_S)
+                asyncio.run(self._both(bundle, f"{self.mark}-se-{number}", apart_s))
                 self.redeemed += 1
 
-    async def _both(self, bundle: Bundle, name: str, apart_s: float) -> None:
-        async def one(name: str, wait_s: float) -> None:
-            await asyncio.sleep(wait_s)
+    async def _both(self, bundle: Bundle, name: str, apart_s: float | None) -> None:
+        async def one(name: str) -> None:
             joiner = Joiner(self.town.site.folder / name, "engine", name, SystemClock())
             try:
                 await joiner.join(bundle, lambda: None)
@@ -123,7 +132,10 @@ class Life:
             except FairleadError as refusal:
                 self.refused.append((name, bundle.token.id.hex(), refusal.code))
 
-        await asyncio.gather(one(f"{name}-a", 0.0), one(f"{name}-b", apart_s))
+        first = asyncio.ensure_future(one(f"{name}-a"))
+        await asyncio.wait([first], timeout=apart_s)
+        await one(f"{name}-b")
+        await first
 
     def stream(self, sock: socket.socket) -> None:
         """Send numbers, and hear them come back."""
@@ -167,10 +179,15 @@ class Life:
             raise self._faults[0]
 
     def goes_on(self) -> None:
-        """Wait for two more writes, and for a token that was tried by two."""
-        writes, tokens = len(self.acknowledged), self.redeemed
+        """Wait for two more writes, and for one more that joins."""
+        joined = len(self.joined)
+        self.writes_on()
+        self.until(lambda: len(self.joined) > joined, "engines join")
+
+    def writes_on(self) -> None:
+        """Wait for two more writes."""
+        writes = len(self.acknowledged)
         self.until(lambda: len(self.acknowledged) > writes + 1, "writes go on")
-        self.until(lambda: self.redeemed > tokens, "tokens are redeemed")
 
     def until(self, look: Callable[[], bool], what: str) -> None:
         """Until *look* finds it, or a thread has raised something."""
@@ -212,6 +229,7 @@ def life(town: Town, mark: str, *, at: Sequence[str], stream_to: str | None = No
 
     *stream_to*: the Controller whose service the stream is with; nobody's when nobody is left alone.
     """
+    town.idle(stream_to or at[0])
     seen = Life(town, mark, at)
     seen.take_picture()
     with contextlib.ExitStack() as after:
@@ -226,8 +244,16 @@ def life(town: Town, mark: str, *, at: Sequence[str], stream_to: str | None = No
             seen.end()
             for thread in threads:
                 thread.join()
+        sys.stderr.write(f"{seen}\n")
         seen.judge()
         assert sock is None or seen.lines > 0
+
+
+def _connected(address: str, port: int) -> socket.socket:
+    try:
+        return connect(address, port)
+    except ConnectionRefusedError as error:  # the plan is there, and the listener a moment later
+        raise StoreUnavailable("nobody listens yet") from error
 
 
 @contextlib.contextmanager
@@ -243,7 +269,7 @@ def _numbers(town: Town, mark: str, owner: str) -> Iterator[socket.socket]:
         address = town[owner].node(owner)["internal_address"]
         until(lambda: any(row["name"] == name for row in town[ENGINE].listed("service")), "the engine has the plan")
         with town.net.hosts[ENGINE].inside():
-            sock = until(lambda: connect(address, port), "a stream")
+            sock = until(lambda: _connected(address, port), "a stream")
         with sock:
             yield sock
         with contextlib.suppress(FairleadError):

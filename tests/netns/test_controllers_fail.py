@@ -25,7 +25,7 @@ from tests.netns.history import Call, not_linearizable
 from tests.netns.life import life
 from tests.processes import until
 
-pytestmark = pytest.mark.whole
+pytestmark = [pytest.mark.whole, pytest.mark.timeout(600)]
 
 ALL = ("ctl-1", "ctl-2", "ctl-3")
 REGISTER = "a-register-of-the-tests"

@@ -11,7 +11,7 @@ from tests.netns.controllers import cluster
 from tests.netns.test_recover import with_etcdctl
 from tests.processes import until
 
-pytestmark = pytest.mark.whole
+pytestmark = [pytest.mark.whole, pytest.mark.timeout(600)]
 
 QUOTA_MIB = 16
 

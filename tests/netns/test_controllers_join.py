@@ -13,7 +13,7 @@ import pytest
 from tests.netns.controllers import Town, cluster
 from tests.processes import until
 
-pytestmark = pytest.mark.whole
+pytestmark = [pytest.mark.whole, pytest.mark.timeout(600)]
 
 NOWHERE = "10.99.99.99"
 

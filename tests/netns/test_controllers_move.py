@@ -16,7 +16,7 @@ from fairlead.pki.verify import client_context
 from tests.netns.controllers import Town, cluster
 from tests.processes import Daemon, ask, echo, listens, serving, until
 
-pytestmark = pytest.mark.whole
+pytestmark = [pytest.mark.whole, pytest.mark.timeout(600)]
 
 ALL = ("ctl-1", "ctl-2", "ctl-3")
 

@@ -178,6 +178,7 @@ def recover(context: typer.Context, removed: Removed = None,
                 "Set the cluster's time to this machine's clock, when it has run far ahead."))] = False,
             yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False, state: State = None) -> None:
     """Go on with this Controller alone, when most of the others are lost for good."""
+    from fairlead.base import logs
     from fairlead.controller import recover as recovering
     where = folder(context, state)
     files.check_private_folder(where)
@@ -189,6 +190,7 @@ def recover(context: typer.Context, removed: Removed = None,
                "instead.")
     if not yes:
         typer.confirm("go on?", abort=True, err=True)
+    logs.start(plan.me, "error")  # etcd says much; what fails is told by the command
     anew = finish(recovering.recover(where, plan, removed or [], SystemClock(), output.say, reset_clock=reset_clock))
     _tell(anew, "this Controller last heard from the others")
     output.say("next:")

@@ -26,6 +26,7 @@ from fairlead.base.clock import DAY, LAST_INSTANT, Clock, rfc3339
 from fairlead.base.errors import OperatorError
 from fairlead.cluster import note as notes
 from fairlead.cluster.etcd import MOST_QUOTA_BYTES, Etcd, Plan, check_etcd, client_url, folder, member_context
+from fairlead.cluster.members import Members
 from fairlead.cluster.move import Shifted, batches
 from fairlead.cluster.note import Note
 from fairlead.controller import secrets
@@ -119,6 +120,7 @@ async def recover(state: Path, survivor: Survivor, removed: Collection[str], clo
             running = asyncio.get_running_loop().create_task(etcd.run())
             try:
                 await _up(etcd, running)
+                await _disarm(Members(own))
                 me, anew = await _change(Shifted(EtcdStore(own), note.base), state, trust, removed, clock,
                                          progress, reset_clock=reset_clock)
             finally:
@@ -153,6 +155,13 @@ async def _up(etcd: Etcd, running: "asyncio.Task[None]") -> None:
                                 + ("; ".join(etcd.problems) or "it does not answer"), "mend that, then repeat it")
     finally:
         ready.cancel()
+
+
+async def _disarm(members: Members) -> None:
+    """An alarm for space was of the quota that counted before; here it would refuse all that is to be changed."""
+    for alarm in await members.alarms():
+        if alarm.kind == "NOSPACE":
+            await members.disarm(alarm)
 
 
 async def _change(store: Shifted, state: Path, trust: Trust, removed: Collection[str], clock: Clock,
