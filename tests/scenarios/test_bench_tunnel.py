@@ -11,6 +11,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from fairlead.cli.bench.load import Counter
 from fairlead.cli.bench.plot import svg
 from fairlead.cli.bench.rows import FIGURES, RATIOS, ROWS, Found, rotated
 from tests.netns.network import able
@@ -95,6 +96,24 @@ def test_a_load_measures_what_its_service_saw(kind: str, tmp_path: Path) -> None
         assert found["failed"] == 0
     if kind == "slow":
         assert found["count"] < 300_000, "1 MB/s"
+
+
+def test_who_reads_a_counter_never_sees_it_go_back(tmp_path: Path) -> None:
+    path = tmp_path / "counter"
+    Counter.make(path)
+    adding = ("import sys; from pathlib import Path; from fairlead.cli.bench.load import Counter\n"
+              "c = Counter(Path(sys.argv[1]))\nwhile True: c.add(1)")
+    with subprocess.Popen([sys.executable, "-c", adding, path]) as process:
+        try:
+            seen = Counter(path)
+            until(lambda: seen.value, "it counts")
+            last = 0
+            for _ in range(300_000):
+                now = seen.value
+                assert now >= last
+                last = now
+        finally:
+            process.kill()
 
 
 def reached(port: int) -> bool:

@@ -14,7 +14,6 @@ import json
 import mmap
 import selectors
 import socket
-import struct
 import sys
 import time
 from collections.abc import Callable
@@ -28,31 +27,34 @@ PING = b"p" * 64
 PATIENCE_S = 60.0
 """A peer that says nothing for so long has failed."""
 BACKLOG = 1024
-_COUNT = struct.Struct("<Q")
+_WORD = 8
 _SLICE_S = 0.1
 """A slow reader reads so often."""
 
 
 class Counter:
-    """Bytes, in a file that another process reads."""
+    """Bytes, in a file that another process reads: one aligned word, which is written whole.
+
+    Not by `struct`, which makes it zero before it writes it: a reader would see that.
+    """
 
     def __init__(self, path: Path) -> None:
         with path.open("r+b") as file:
-            self._map = mmap.mmap(file.fileno(), _COUNT.size)
+            self._word = memoryview(mmap.mmap(file.fileno(), _WORD)).cast("Q")
 
     @staticmethod
     def make(path: Path) -> None:
         """The file, at zero."""
-        path.write_bytes(_COUNT.pack(0))
+        path.write_bytes(bytes(_WORD))
 
     @property
     def value(self) -> int:
         """So far."""
-        return int(_COUNT.unpack_from(self._map)[0])
+        return self._word[0]
 
     def add(self, more: int) -> None:
         """Only one process adds."""
-        _COUNT.pack_into(self._map, 0, self.value + more)
+        self._word[0] += more
 
 
 # -- what answers -----------------------------------------------------------------------------------------------------
