@@ -16,12 +16,12 @@ DEADLINE_S = 280
 
 
 def test_a_row_is_one_object() -> None:
-    found = Handshakes([100.0, 300.0, 200.0], [3.0, 2.0, 2.5], Counter({"FL-SSH-UNREACHABLE": 2}),
-                       {"clients": 1000, "all_in_s": 3.5, "failed": {}}, 1000, 23.456)
+    found = Handshakes([100.0, 300.0, 200.0], [3.0, 2.0, 2.5], Counter({"Connection lost": 2}),
+                       {"clients": 1000, "all_in_s": 3.5, "never_in": 0}, 1000, 23.456, 30.0)
     assert json.loads(json.dumps(found.row("fairlead"))) == {
         "name": "fairlead", "handshakes_per_s": 200.0, "min": 100.0, "max": 300.0, "server_cpu_ms": 2.5,
-        "failed": {"FL-SSH-UNREACHABLE": 2}, "storm": {"clients": 1000, "all_in_s": 3.5, "failed": {}},
-        "idle_connections": 1000, "idle_kib_per_connection": 23.5}
+        "failed": {"Connection lost": 2}, "storm": {"clients": 1000, "all_in_s": 3.5, "never_in": 0},
+        "idle_connections": 1000, "idle_kib_per_connection": 23.5, "idle_kib_from_none": 30.0}
 
 
 def test_a_server_that_was_not_measured_has_no_figures() -> None:
@@ -48,7 +48,7 @@ def test_a_short_run_has_all_figures_and_leaves_nothing(tmp_path: Path) -> None:
     for row in rows.values():
         assert row["handshakes_per_s"] > 0
         assert row["server_cpu_ms"] > 0
-        assert row["failed"] == row["storm"]["failed"] == {}
-        assert row["storm"]["clients"] == 40
+        assert row["failed"] == {}
+        assert (row["storm"]["clients"], row["storm"]["never_in"]) == (40, 0)
         assert row["idle_connections"] == 32
     nothing_left(tmp_path)

@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fairlead.base import descriptors, logs
+from fairlead.base.backoff import FullJitter
 from fairlead.base.clock import SystemClock
 from fairlead.base.errors import FairleadError
 from fairlead.keys.ssh import PrivateKey, PublicKey
+from fairlead.mesh.supervisor import FIRST_DELAY_S, MOST_DELAY_S
 from fairlead.transport.dialler import dial
 from fairlead.transport.options import Keepalive
 from fairlead.transport.peer import Peer
@@ -35,7 +37,7 @@ class Task:
     """What a process of callers does."""
 
     kind: Literal["rate", "storm", "hold"]
-    """Call and close again and again; call once each, within a second; call and stay."""
+    """Call and close again and again; call until each came in once, within a second; call and stay."""
     host: str
     port: int
     user: str
@@ -73,7 +75,11 @@ class Callers:
         self.pinned = PublicKey.from_line(task.host_key)
         self.clock = SystemClock()
         self.took: list[float] = []
+        self.waited: list[float] = []
+        """By clients of a storm, with their tries that failed."""
         self.failed: Counter[str] = Counter()
+        """Tries, by what was said."""
+        self.never = 0
         self.last = 0.0
 
     async def call(self, number: int) -> Tunnel | None:
@@ -85,18 +91,31 @@ class Callers:
                                 host_keys=[self.pinned], keepalive=Keepalive(300.0), clock=self.clock,
                                 timeout=PATIENCE_S)
         except FairleadError as error:
-            self.failed[error.code] += 1
+            self.failed[error.message.rpartition(": ")[2] or error.code] += 1
             return None
         self.last = time.monotonic()
         self.took.append(self.last - began)
         return tunnel
 
-    async def once(self, number: int, delay_s: float = 0.0) -> None:
-        """Call, and hang up."""
+    async def once(self, number: int) -> bool:
+        """Call, and hang up; whether it came in."""
+        tunnel = await self.call(number)
+        if tunnel is None:
+            return False
+        tunnel.close("")
+        await tunnel.wait_closed()
+        return True
+
+    async def insist(self, number: int, delay_s: float) -> None:
+        """Call after a while, and again as an engine does, until it came in or a minute has passed."""
         await asyncio.sleep(delay_s)
-        if tunnel := await self.call(number):
-            tunnel.close("")
-            await tunnel.wait_closed()
+        began, again = time.monotonic(), FullJitter(FIRST_DELAY_S, MOST_DELAY_S)
+        while not await self.once(number):
+            if time.monotonic() > began + PATIENCE_S:
+                self.never += 1
+                return
+            await asyncio.sleep(again.next())
+        self.waited.append(time.monotonic() - began)
 
     async def rate(self) -> None:
         """So many at a time, each again and again."""
@@ -111,7 +130,7 @@ class Callers:
     async def storm(self) -> None:
         """All within a second."""
         clients = self.task.clients
-        await asyncio.gather(*(self.once(number, STORM_S * number / clients) for number in range(clients)))
+        await asyncio.gather(*(self.insist(number, STORM_S * number / clients) for number in range(clients)))
 
     async def hold(self) -> None:
         """All, sixteen at a time; they stay until this process is ended."""
@@ -123,9 +142,9 @@ class Callers:
 
     def report(self, began: float) -> None:
         """Print what was found."""
-        took = sorted(self.took)
+        took = sorted(self.waited or self.took)
         sys.stdout.write(json.dumps({
-            "done": len(took), "failed": dict(self.failed), "began": began, "last": self.last,
+            "done": len(self.took), "failed": dict(self.failed), "never": self.never, "began": began, "last": self.last,
             "p50_s": took[len(took) // 2] if took else 0.0, "max_s": took[-1] if took else 0.0}) + "\n")
         sys.stdout.flush()
 

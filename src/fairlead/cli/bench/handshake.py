@@ -10,6 +10,7 @@ import asyncio
 import json
 import statistics
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +24,7 @@ from fairlead.cli import output
 from fairlead.cli.bench.callers import Task
 from fairlead.cli.bench.peers import Absent, Ground, sshd, user
 from fairlead.cli.bench.rows import rotated, shown
-from fairlead.cli.bench.usage import cpu_and_ended, families, memory_mib
+from fairlead.cli.bench.usage import cpu_and_ended, families, memory_mib, total
 from fairlead.cli.stage.machine import until
 from fairlead.cli.stage.processes import Failed, Started
 from fairlead.cli.stage.stage import LOOPBACK, Stage
@@ -43,6 +44,8 @@ PROCESSES = 2
 SSHD_CONNECTIONS = 200
 """It has a process or two for each: its slope is known from fewer."""
 HOLD_S = 120.0
+SETTLE_S = 2.0
+"""For sshd, whose processes for the key exchange end soon after it, and for a sweep or two of ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,8 @@ class Handshakes:
     connections: int = 0
     kib: float | None = None
     """Private memory for each idle connection: the slope between half of them and all."""
+    kib_from_none: float | None = None
+    """The same between none and all: with what the first ones made the server load and keep."""
 
     def row(self, name: str) -> dict[str, Any]:
         """One object."""
@@ -84,7 +89,8 @@ class Handshakes:
         return {"name": name, "handshakes_per_s": middle(self.per_s), "min": round(min(self.per_s, default=0.0), 2),
                 "max": round(max(self.per_s, default=0.0), 2), "server_cpu_ms": middle(self.cpu_ms),
                 "failed": dict(self.failed), "storm": self.storm, "idle_connections": self.connections,
-                "idle_kib_per_connection": None if self.kib is None else round(self.kib, 1)}
+                "idle_kib_per_connection": None if self.kib is None else round(self.kib, 1),
+                "idle_kib_from_none": None if self.kib_from_none is None else round(self.kib_from_none, 1)}
 
 
 @dataclass(slots=True)
@@ -133,7 +139,7 @@ class Bench:
                 found.failed.update(report["failed"])
 
     def storm(self, clients: int) -> None:
-        """So many clients within a second, once. Raises Failed."""
+        """So many clients within a second, once; who is refused tries again as an engine does. Raises Failed."""
         for name, server in self.servers.items():
             self.say(f"{clients} clients come to {name} within a second")
             server.settled()
@@ -142,7 +148,7 @@ class Bench:
             for report in reports:
                 failed.update(report["failed"])
             self.found[name].storm = {
-                "clients": clients, "failed": dict(failed),
+                "clients": clients, "never_in": sum(r["never"] for r in reports), "tries_failed": dict(failed),
                 "all_in_s": round(max(r["last"] for r in reports) - min(r["began"] for r in reports), 2),
                 "p50_s": round(statistics.median(r["p50_s"] for r in reports), 2),
                 "max_s": round(max(r["max_s"] for r in reports), 2)}
@@ -153,14 +159,17 @@ class Bench:
             half = server.most_idle // 2
             self.say(f"{server.most_idle} connections to {name} are held")
             server.settled()
-            weights, holding = [], []
+            weights, holding = [total(memory_mib, families([server.process.pid]))], []
             for part, clients in enumerate((half, server.most_idle - half)):
                 # the second half come with the other half of the keys
                 keys = server.keys[part * len(server.keys) // 2:(part + 1) * len(server.keys) // 2] or server.keys
                 holding.append(self._hold(server, clients, keys))
-                weights.append(sum(memory_mib(pid) for pid in families([server.process.pid])))
+                time.sleep(SETTLE_S)
+                weights.append(total(memory_mib, families([server.process.pid])))
             self.found[name].connections = server.most_idle
-            self.found[name].kib = (weights[1] - weights[0]) * 1024 / (server.most_idle - half)
+            none, some, every = weights
+            self.found[name].kib = (every - some) * 1024 / (server.most_idle - half)
+            self.found[name].kib_from_none = (every - none) * 1024 / server.most_idle
             for one in holding:
                 self.ground.processes.end(one)
 
@@ -171,13 +180,15 @@ class Bench:
 
     def show(self) -> None:
         """A table for people."""
-        columns = ["handshakes/s", "min", "max", "server_CPU_ms", "storm", "all_in_s", "failed", "idle", "KiB_each"]
+        columns = ["handshakes/s", "min", "max", "server_CPU_ms", "failed", "storm", "all_in_s", "tries_failed",
+                   "never_in", "idle", "KiB_each", "from_none"]
         made = []
         for name, found in self.found.items():
-            row, failed = found.row(name), found.failed + Counter(found.storm.get("failed", {}))
+            row, storm = found.row(name), found.storm
             values = [shown(row["handshakes_per_s"]), shown(row["min"]), shown(row["max"]),
-                      shown(row["server_cpu_ms"], 2), found.storm.get("clients"), found.storm.get("all_in_s"),
-                      dict(failed) or 0, found.connections, shown(found.kib, 1)]
+                      shown(row["server_cpu_ms"], 2), dict(found.failed) or 0, storm.get("clients"),
+                      storm.get("all_in_s"), storm.get("tries_failed") or 0, storm.get("never_in"), found.connections,
+                      shown(found.kib, 1), shown(found.kib_from_none, 1)]
             made.append({"server": name} | dict(zip(columns, values, strict=True)))
         output.table(made, ["server", *columns], "nothing was measured")
         for name, why in self.missing.items():

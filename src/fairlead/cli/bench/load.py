@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fairlead.cli.bench.usage import cpu_of, families, resident_mib
+from fairlead.cli.bench.usage import cpu_s, families, resident_mib, total
 
 BLOCK = 1 << 20
 PING = b"p" * 64
@@ -165,12 +165,12 @@ class Window:
         now = time.monotonic()
         if self._before is None:
             if now >= self._opens:
-                self._before = now, self._counted(), cpu_of(self._pids)
+                self._before = now, self._counted(), total(cpu_s, self._pids)
             return None
         began, count, cpu = self._before
         if now < began + self._seconds:
             return None
-        return {"seconds": now - began, "count": self._counted() - count, "cpu_s": cpu_of(self._pids) - cpu}
+        return {"seconds": now - began, "count": self._counted() - count, "cpu_s": total(cpu_s, self._pids) - cpu}
 
 
 def send(options: argparse.Namespace) -> dict[str, float]:
@@ -270,18 +270,18 @@ def connect(options: argparse.Namespace) -> dict[str, float]:
 
 def slow(options: argparse.Namespace) -> dict[str, float]:
     """Read *rate* bytes a second from a source of 1 GiB; how far the tunnel's processes grew meanwhile, MiB."""
-    began_at = {pid: resident_mib(pid) for pid in families(options.pids)}
-    sock, total, most = _connected(options.host, options.port, b"G"), 0, 0.0
+    at_first = total(resident_mib, families(options.pids))
+    sock, read, most = _connected(options.host, options.port, b"G"), 0, 0.0
     began = time.monotonic()
     while (past := time.monotonic() - began) < options.seconds:
-        while total < options.rate * past:
-            took = len(sock.recv(min(65536, int(options.rate * past) - total + 1)))
+        while read < options.rate * past:
+            took = len(sock.recv(min(65536, int(options.rate * past) - read + 1)))
             if not took:
                 raise ConnectionResetError(errno.ECONNRESET, "the stream ended")
-            total += took
-        most = max(most, sum(resident_mib(pid) - began_at.get(pid, 0.0) for pid in families(options.pids)))
+            read += took
+        most = max(most, total(resident_mib, families(options.pids)) - at_first)
         time.sleep(_SLICE_S)
-    return {"seconds": past, "count": total, "grown_mib": most}
+    return {"seconds": past, "count": read, "grown_mib": most}
 
 
 ASK = {"send": send, "receive": receive, "ping": ping, "connect": connect, "slow": slow}

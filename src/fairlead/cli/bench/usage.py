@@ -1,7 +1,8 @@
 """What processes use, as the kernel counts it."""
 
+import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 
@@ -16,15 +17,13 @@ def cpu_and_ended(pid: int) -> float:
     return sum(map(int, _fields(pid)[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
-def cpu_of(pids: Iterable[int]) -> float:
-    """The same of several; one that has ended counts for nothing."""
-    total = 0.0
+def total(of: Callable[[int], float], pids: Iterable[int]) -> float:
+    """One of these figures *of* several processes; one that has ended counts for nothing."""
+    found = 0.0
     for pid in pids:
-        try:
-            total += cpu_s(pid)
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-    return total
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            found += of(pid)
+    return found
 
 
 def memory_mib(pid: int) -> float:
