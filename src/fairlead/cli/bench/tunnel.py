@@ -72,14 +72,14 @@ class Bench:
 
     def round(self, number: int, *, more: bool) -> None:
         """Measure each row once; *more* than the one stream. Raises Failed."""
+        if more and number == 0:
+            for name in self.peers:
+                self.memory(name)  # first: what a process once had it keeps, and would grow into unseen
         for name in rotated(list(self.peers), number):
             self.one(name)
         for measured in (self.streams, self.back, self.pings, self.beside, self.connects) if more else ():
             for name in rotated(list(self.peers), number):
                 measured(name)
-        if more and number == 0:
-            for name in self.peers:
-                self.memory(name)
 
     # -- what is measured of a row ------------------------------------------------------------------------------------
 
