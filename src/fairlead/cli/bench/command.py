@@ -2,6 +2,8 @@
 
 import shutil
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +18,8 @@ def register(app: typer.Typer) -> None:
     """Add the commands to *app*."""
     bench = typer.Typer(no_args_is_help=True, help="Measure on this machine, with daemons of its own.")
     bench.command()(failover)
+    bench.command()(tunnel)
+    bench.command()(handshake)
     app.add_typer(bench, name="bench")
 
 
@@ -28,24 +32,132 @@ def failover(rounds: Annotated[int, typer.Option("--rounds", min=1, max=1000, he
     """
     from fairlead.cli.bench.failover import measure, town_on
     from fairlead.cli.netns.enter import enter
+    enter(outside, "bench", "failover", "--rounds", str(rounds), *(["--json"] if json else []))
+    with _folder() as (folder, at_the_end):
+        town = town_on(folder)
+        at_the_end(town.close)
+        found = measure(town, rounds, output.say)
+    if json:
+        output.as_json(found.as_json())
+    else:
+        found.show()
+
+
+def tunnel(seconds: Annotated[float | None, typer.Option("--seconds", min=0.05, max=3600, help=(
+               "How long each figure is measured in a round; 1, over links 5."))] = None,
+           rounds: Annotated[int, typer.Option("--rounds", min=1, max=1000, help="How often.")] = 5,
+           more: Annotated[bool, typer.Option("--more", help=(
+               "More than one stream: 4 and 16, the other direction, round trips, new connections, memory."))] = False,
+           links: Annotated[bool, typer.Option("--links", help=(
+               "Over links instead: 70 ms, with 1 % loss, with 10 Mbit/s; one stream, and round trips beside it."))
+               ] = False,
+           plot: Annotated[Path | None, typer.Option("--plot", help="Draw the one stream into this SVG file.")] = None,
+           json: Json = False, outside: Outside = "") -> None:
+    """How fast streams are through the tunnel, beside OpenSSH and others, in interleaved rounds on this machine.
+
+    One stream from client to server through: nothing (raw), two haproxy without encryption (relay), `ssh -L` as
+    installed and with its best cipher, stunnel, nginx, and a Controller and an engine. All processes, loads too, share
+    this machine. What is not installed is named and left out. FAIRLEAD_TRANSPORT=stock in the daemons of
+    fairlead-stock makes no difference today. --links needs what `bench failover` needs, but for etcd.
+    """
+    if links:
+        if more or plot is not None:
+            raise typer.BadParameter("--more and --plot are for this machine, without --links")
+        _links(seconds or 5.0, rounds, outside, json=json)
+        return
+    from fairlead.cli.bench.peers import Ground
+    from fairlead.cli.bench.tunnel import WARM_S, Bench
+    from fairlead.cli.stage.machine import free_ports, free_views
+    from fairlead.cli.stage.processes import Processes
+    with _folder() as (folder, at_the_end):
+        length = seconds or 1.0
+        bench = Bench(Ground(folder, Processes(folder), free_ports(), free_views()), length, output.say,
+                      min(WARM_S, length))
+        at_the_end(bench.close)
+        bench.start()
+        for number in range(rounds):
+            output.say(f"round {number + 1} of {rounds}")
+            bench.round(number, more=more)
+        found = bench.found(rounds=rounds)
+    if plot is not None:
+        try:
+            plot.write_text(found.picture())
+        except OSError as error:
+            raise OperatorError("FL-FILE", f"{plot} cannot be written: {error.strerror}",
+                                "check the path and its permissions") from None
+    if json:
+        output.as_json(found.as_json())
+    else:
+        found.show()
+
+
+def _links(seconds: float, rounds: int, outside: str, *, json: bool) -> None:
+    from fairlead.cli.bench.links import Links, as_json
+    from fairlead.cli.netns.enter import enter
+    enter(outside, "bench", "tunnel", "--links", "--seconds", str(seconds), "--rounds", str(rounds),
+          *(["--json"] if json else []))
+    with _folder() as (folder, at_the_end):
+        bench = Links(folder, seconds, output.say)
+        at_the_end(bench.close)
+        bench.start()
+        found = bench.measure(rounds)
+    if json:
+        output.as_json(as_json(found, rounds=rounds))
+        return
+    for weather, one in found.items():
+        output.line(f"-- {weather}")
+        one.show()
+
+
+def handshake(seconds: Annotated[float, typer.Option("--seconds", min=0.05, max=3600, help=(
+                  "How long handshakes are counted in a round."))] = 2.0,
+              rounds: Annotated[int, typer.Option("--rounds", min=1, max=1000, help="How often.")] = 3,
+              clients: Annotated[int, typer.Option("--clients", min=0, max=10_000, help=(
+                  "How many come within one second, once."))] = 1000,
+              connections: Annotated[int, typer.Option("--connections", min=16, max=10_000, help=(
+                  "How many stay, to see what an idle one weighs; for every eight an engine joins first."))] = 1000,
+              json: Json = False) -> None:
+    """How many SSH handshakes a Controller does, beside sshd, and what an idle connection weighs.
+
+    The same clients come to both: the dialler of the engines, with keys of engines that have joined a real Controller,
+    or a key of sshd's. Clients and server share this machine.
+    """
+    from fairlead.cli.bench.handshake import Bench
+    from fairlead.cli.bench.peers import Ground
+    from fairlead.cli.stage.machine import free_ports, free_views
+    from fairlead.cli.stage.processes import Processes
+    with _folder() as (folder, at_the_end):
+        bench = Bench(Ground(folder, Processes(folder), free_ports(), free_views()), seconds, output.say)
+        at_the_end(bench.close)
+        bench.start(connections)
+        bench.idle()  # first: a storm leaves room in the heap, and the connections after it would weigh nothing
+        for number in range(rounds):
+            output.say(f"round {number + 1} of {rounds}")
+            bench.round(number)
+        if clients:
+            bench.storm(clients)
+    if json:
+        output.as_json(bench.as_json(rounds=rounds))
+    else:
+        bench.show()
+
+
+@contextmanager
+def _folder() -> "Iterator[tuple[Path, Callable[[Callable[[], object]], None]]]":
+    """A folder for one measurement, and how to say what ends what it starts; kept, with the logs, when it fails."""
     from fairlead.cli.stage import interrupts
     from fairlead.cli.stage.processes import Failed
-    enter(outside, "bench", "failover", "--rounds", str(rounds), *(["--json"] if json else []))
     interrupts.heed()
-    folder, kept = Path(tempfile.mkdtemp(prefix="fairlead-bench-")), False
-    town = town_on(folder)
+    folder, kept, ends = Path(tempfile.mkdtemp(prefix="fairlead-bench-")), False, list[Callable[[], object]]()
     try:
-        found = measure(town, rounds, output.say)
+        yield folder, ends.append
     except (Failed, TimeoutError) as reason:
         kept = True
         raise OperatorError("FL-BENCH", f"the measurement came to no end: {reason or 'something took too long'}",
                             f"the logs of what it started are kept in {folder}") from None
     finally:
         interrupts.ignore()
-        town.close()
+        for end in ends:
+            end()
         if not kept:
             shutil.rmtree(folder)
-    if json:
-        output.as_json(found.as_json())
-    else:
-        found.show()

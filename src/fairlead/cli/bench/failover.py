@@ -7,7 +7,6 @@ are voters and up; a round begins when the engine has its three links. Asked are
 of a command. Nothing of this may change, or later figures do not compare with earlier ones.
 """
 
-import os
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from fairlead.base.errors import FairleadError
 from fairlead.cli.bench.figures import Failover, Idle, Round
+from fairlead.cli.bench.usage import cpu_s, memory_mib
 from fairlead.cli.netns.network import Network
 from fairlead.cli.stage.processes import Failed, Processes, Started
 from fairlead.cli.stage.town import CONTROLLERS, ENGINES, WELL_S, Town, pairs
@@ -121,12 +121,12 @@ def _idle(town: Town) -> list[Idle]:
     """What each Controller and its store use when nothing happens."""
     pids = {name: (_daemon(town, name).pid, int(town.node(name).events("etcd.started")[-1]["pid"]))
             for name in CONTROLLERS}
-    before = {name: [_cpu_s(pid) for pid in both] for name, both in pids.items()}
+    before = {name: [cpu_s(pid) for pid in both] for name, both in pids.items()}
     time.sleep(IDLE_S)
     found = []
     for name, both in pids.items():
-        daemon, store = ((_cpu_s(pid) - then) / IDLE_S * 100 for pid, then in zip(both, before[name], strict=True))
-        found.append(Idle(name, daemon, _memory_mib(both[0]), store, _memory_mib(both[1])))
+        daemon, store = ((cpu_s(pid) - then) / IDLE_S * 100 for pid, then in zip(both, before[name], strict=True))
+        found.append(Idle(name, daemon, memory_mib(both[0]), store, memory_mib(both[1])))
     return found
 
 
@@ -135,15 +135,3 @@ def _daemon(town: Town, name: str) -> Started:
     if started is None:
         raise Failed(f"{name} does not run")
     return started
-
-
-def _memory_mib(pid: int) -> float:
-    """Private memory."""
-    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return sum(int(line.split()[1]) for line in rollup if line.startswith("Private_")) / 1024
-
-
-def _cpu_s(pid: int) -> float:
-    """Seconds used so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

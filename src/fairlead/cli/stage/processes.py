@@ -100,10 +100,10 @@ class Processes:
         return [started for started in self._started.values() if started.process.poll() is None]
 
     def start(self, name: str, command: Sequence[str], log: Path, *, stop: signal.Signals = signal.SIGTERM,
-              user: str = "", within: Sequence[str] = ()) -> Started:
+              user: str = "", within: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> Started:
         """Start *command*, as *user* if given, by the command *within*; what it says goes to the end of *log*."""
         with log.open("ab") as file:
-            return self._start(name, command, stop, user, within=within, stdin=subprocess.DEVNULL, stdout=file,
+            return self._start(name, command, stop, user, environment, within, stdin=subprocess.DEVNULL, stdout=file,
                                stderr=file)
 
     def run(self, command: Sequence[str], *, environment: Mapping[str, str] | None = None, user: str = "",

@@ -86,8 +86,11 @@ class Stage:
     later: dict[str, "Future[Any]"] = field(default_factory=dict)
     away_since: float = 0.0
     """When ctl-1 was stopped."""
-    _free: Iterator[int] = field(default_factory=free_ports)
-    _views: Iterator[str] = field(default_factory=free_views)
+    free: Iterator[int] = field(default_factory=free_ports)
+    views: Iterator[str] = field(default_factory=free_views)
+    """Several stages that take from the same ports and views do not get in each other's way."""
+    environment: dict[str, str] = field(default_factory=dict)
+    """What its daemons find in their environment besides."""
     _turn: Lock = field(default_factory=Lock)
 
     def close(self) -> list[Started]:
@@ -128,14 +131,14 @@ class Stage:
         """The node *name*; it is given a folder and a view when it is first named."""
         with self._turn:
             if name not in self.nodes:
-                self.nodes[name] = Node(name, self.folder / name, next(self._views), self.folder / f"{name}.log")
+                self.nodes[name] = Node(name, self.folder / name, next(self.views), self.folder / f"{name}.log")
             return self.nodes[name]
 
     def port(self, name: str) -> int:
         """The port for *name*, free when it is first asked for."""
         with self._turn:
             if name not in self.ports:
-                self.ports[name] = next(self._free)
+                self.ports[name] = next(self.free)
             return self.ports[name]
 
     def init(self, name: str, *more: str) -> None:
@@ -150,7 +153,7 @@ class Stage:
         event, began = f"{role}.ready", time.monotonic()
         known = len(node.events(event))
         node.started = self.processes.start(name, [*FAIRLEAD, role, "run", "--state", str(node.state)], node.log,
-                                            within=node.within)
+                                            within=node.within, environment=self.environment)
 
         def ready() -> bool:
             assert node.started is not None
