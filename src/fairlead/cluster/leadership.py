@@ -333,7 +333,7 @@ class Leadership:
                 async with asyncio.timeout(tenure.left(now)):
                     await (self._mark(tenure) if step is Step.MARK else self._renew(tenure))
             except (StoreUnavailable, TimeoutError) as reason:
-                log.warning("leader.held-up", step=step.name, reason=str(reason))
+                log.warning("leader.held-up", step=step.name, reason=str(reason) or "no answer in time")
                 await asyncio.sleep(min(AGAIN_S, tenure.left(self._clock.monotonic())))
 
     def _fit(self, controllers: int = 1) -> bool:
