@@ -23,6 +23,7 @@ from fairlead.enrol import bundle as bundles
 from fairlead.enrol.bundle import Bundle
 from fairlead.enrol.token import Token
 from fairlead.transport.dialler import dial
+from fairlead.transport.way import Stock
 from tests.hostile.between import Way, swap
 from tests.hostile.wire import Wire, open_wire
 from tests.unit.transport.world import ALICE, CLOCK, HOST_KEY, PATIENT, peer_of, world
@@ -97,7 +98,7 @@ async def test_a_server_that_knows_weak_cryptography_only_hears_no_name_and_no_k
     async with server:
         with pytest.raises(Refused) as caught:
             await dial("127.0.0.1", server.get_port(), peer=peer_of("alice", ALICE), key=ALICE,
-                       host_keys=[HOST_KEY.public], keepalive=PATIENT, clock=CLOCK)
+                       host_keys=[HOST_KEY.public], keepalive=PATIENT, clock=CLOCK, way=Stock())
     assert caught.value.code == "FL-SSH-WEAK"
     assert met == []
 

@@ -29,6 +29,7 @@ from fairlead.transport.dialler import dial
 from fairlead.transport.peer import Peer
 from fairlead.transport.server import listen
 from fairlead.transport.tunnel import Tunnel
+from fairlead.transport.way import Stock, choose
 from tests.unit.api.test_application import ROUTES, Everything, application, door
 from tests.unit.transport.hostile import (
     OPEN_CONFIRMATION,
@@ -69,7 +70,7 @@ class House:
         """Log in as an engine's own software does."""
         ctl = self.world.controller
         tunnel = await dial("127.0.0.1", port or self.port, key=machine.user, keepalive=PATIENT, clock=CLOCK,
-                            host_keys=[self.world.host_key.public],
+                            way=Stock(), host_keys=[self.world.host_key.public],
                             peer=Peer(ctl.id, ctl.name, "controller", "aviseuser", "active", ctl.user_key))
         self.tunnels.append(tunnel)
         return tunnel
@@ -146,9 +147,9 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
                                          ("mine", "se-1", 80, "controllers"), ("its", "se-2", 81, "controllers")):
             await world.registry.add_service(Service(name, owner, port, "127.0.0.1", target, (allow,)), "admin")
         await world.directory.reached(await world.revision())
-        admission, sock = Admission(100, 100), bound()
+        admission, sock, way = Admission(100, 100), bound(), choose({})
         listener = await listen([sock], host_key=world.host_key, door=sessions, admission=admission, keepalive=PATIENT,
-                                clock=CLOCK)
+                                clock=CLOCK, way=way)
         made = House(world, sessions, int(sock.getsockname()[1]), stolen, other, thief, honest, target, reached, alarms)
         pushing = asyncio.ensure_future(sessions.push())
         yield made
@@ -158,6 +159,7 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
         await sessions.close()
         await listener.close()
         await until(lambda: not sessions.tunnels and not admission.inside)
+        way.close()
         server.close()
         await asyncio.gather(pushing, return_exceptions=True)
 
@@ -205,7 +207,7 @@ async def test_his_keys_make_no_controller(house: House) -> None:
     for key in (house.stolen.user, house.stolen.host):
         sock = bound()
         listener = await listen([sock], host_key=key, door=house.sessions, admission=Admission(9, 9),
-                                keepalive=PATIENT, clock=CLOCK)
+                                keepalive=PATIENT, clock=CLOCK, way=Stock())
         assert await refusal(house.dial(house.other, port=int(sock.getsockname()[1]))) == "FL-SSH-HOSTKEY"
         await listener.close()
     assert house.sessions.tunnels == []

@@ -7,6 +7,7 @@ machine's own time, by which TLS judges them.
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -35,6 +36,7 @@ from fairlead.transport import dialler
 from fairlead.transport.admission import Admission
 from fairlead.transport.options import Keepalive
 from fairlead.transport.server import listen
+from fairlead.transport.way import choose
 from tests.hostile.between import Between
 from tests.unit.transport.world import bound
 from tests.world import World, open_world
@@ -114,7 +116,7 @@ async def open_wire(folder: Path, patch: pytest.MonkeyPatch, *, root_made: int =
                                limits=Limits(body_bytes=16 * 1024), admission=None)
         stack.push_async_callback(listener.close, 0.0)
         door = await listen([doors["ssh"]], host_key=world.host_key, door=sessions, admission=Admission(512, 512),
-                            keepalive=Keepalive(), clock=world.clock)
+                            keepalive=Keepalive(), clock=world.clock, way=stack.enter_context(closing(choose({}))))
         stack.push_async_callback(door.close)
         stack.push_async_callback(sessions.close)
         yield Wire(world, folder, root, presented, portal, ssh, sessions)

@@ -52,46 +52,89 @@ async def accepting(listening: socket.socket, *, reserved: bool = False) -> Asyn
     *reserved*: it may take the last descriptors. That is for a door to which strangers do not come.
     """
     loop = asyncio.get_running_loop()
-    listening.setblocking(False)
-    said = float("-inf")
+    door = _Door(listening, reserved=reserved)
     taken = 0
     while True:
-        reason = ""
         try:
-            sock, address = listening.accept()
+            accepted = door.accept()
         except BlockingIOError:
             await _readable(loop, listening)
             continue
-        except OSError as error:
-            if error.errno not in _EXHAUSTED:
-                await asyncio.sleep(0)  # that of a connection that is gone already (accept(2))
-                continue
-            reason = os.strerror(error.errno)
+        if not accepted:
+            await asyncio.sleep(PAUSE_S)
+            continue
+        yield accepted
+        taken = (taken + 1) % _TOGETHER
+        if not taken:
+            await asyncio.sleep(0)
+
+
+class Acceptor:
+    """Gives each connection to *listening* to *taken*, without a task, until it is closed; *listening* stays open."""
+
+    def __init__(self, listening: socket.socket, taken: Callable[[socket.socket], None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._listening = listening
+        self._door = _Door(listening, reserved=False)
+        self._taken = taken
+        self._pause: asyncio.TimerHandle | None = None
+        self._loop.add_reader(listening, self._ready)
+
+    def close(self) -> None:
+        """Accept nothing more; before *listening* is closed."""
+        if self._pause:
+            self._pause.cancel()
         else:
-            if not reserved and sock.fileno() >= _enough():
+            self._loop.remove_reader(self._listening)
+
+    def _ready(self) -> None:
+        for _ in range(_TOGETHER):
+            try:
+                accepted = self._door.accept()
+            except BlockingIOError:
+                return
+            if not accepted:
+                self._loop.remove_reader(self._listening)
+                self._pause = self._loop.call_later(PAUSE_S, self._resume)
+                return
+            self._taken(accepted[0])
+
+    def _resume(self) -> None:
+        self._pause = None
+        self._loop.add_reader(self._listening, self._ready)
+
+
+class _Door:
+    """A listening socket and what was said of it."""
+
+    def __init__(self, listening: socket.socket, *, reserved: bool) -> None:
+        listening.setblocking(False)
+        self._listening = listening
+        self._reserved = reserved
+        self._said = float("-inf")
+
+    def accept(self) -> tuple[socket.socket, Any] | None:
+        """The next connection, which does not block; None: not now. Raises BlockingIOError when nobody is there."""
+        while True:
+            try:
+                sock, address = self._listening.accept()
+            except BlockingIOError:
+                raise
+            except OSError as error:
+                if error.errno not in _EXHAUSTED:
+                    continue  # that of a connection that is gone already (accept(2))
+                reason = os.strerror(error.errno)
+            else:
+                if self._reserved or sock.fileno() < _enough():
+                    sock.setblocking(False)
+                    return sock, address
                 sock.close()
                 reason = "the last descriptors are kept"
-        if not reason:
-            sock.setblocking(False)
-            yield sock, address
-            taken = (taken + 1) % _TOGETHER
-            if not taken:
-                await asyncio.sleep(0)
-            continue
-        if time.monotonic() - said > SAID_FOR_S:
-            said = time.monotonic()
-            log.warning("listener.exhausted", code="FL-DESCRIPTORS", reason=reason, at=str(listening.getsockname()))
-        await asyncio.sleep(PAUSE_S)
-
-
-async def accept_all(listening: socket.socket, factory: Callable[[], asyncio.BaseProtocol]) -> None:
-    """Give each connection to *listening* a protocol from *factory*, until cancelled."""
-    loop = asyncio.get_running_loop()
-    async for sock, _ in accepting(listening):
-        try:
-            await loop.connect_accepted_socket(factory, sock)
-        except OSError:  # gone already
-            sock.close()
+            if time.monotonic() - self._said > SAID_FOR_S:
+                self._said = time.monotonic()
+                log.warning("listener.exhausted", code="FL-DESCRIPTORS", reason=reason,
+                            at=str(self._listening.getsockname()))
+            return None
 
 
 def _enough() -> int:

@@ -6,6 +6,7 @@ secure key exchange). All services running inside the Controller listen to the l
 
 import asyncio
 import contextlib
+import os
 import socket
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field, replace
@@ -76,6 +77,7 @@ from fairlead.transport.admission import Admission
 from fairlead.transport.options import Keepalive, check_asyncssh
 from fairlead.transport.peer import Peer
 from fairlead.transport.server import listen
+from fairlead.transport.way import Way, choose
 
 DRAIN_S = 3.0
 FAREWELL_S = 0.5
@@ -145,7 +147,8 @@ async def run(state: Path, version: str, clock: Clock) -> None:
     try:
         sqlite = SQLiteStore.open(state / STORE, clock) if note is None else None
         try:
-            await _Controller(state, version, clock, settings, trust, *keys, note, sqlite).run(doors)
+            with contextlib.closing(choose(os.environ)) as way:
+                await _Controller(state, version, clock, settings, trust, *keys, note, sqlite, way).run(doors)
         finally:
             if sqlite is not None:
                 await sqlite.close()
@@ -174,6 +177,7 @@ class _Controller:
     user_key: PrivateKey
     note: Note | None
     sqlite: SQLiteStore | None
+    way: Way
     problems: dict[str, str] = field(default_factory=dict)
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     moved: asyncio.Event = field(default_factory=asyncio.Event)
@@ -196,7 +200,7 @@ class _Controller:
                 return await desk.answer(peer, op, fields)
 
             mesh = Mesh(state=self.state, clock=clock, settings=self.settings, trust=trust, user_key=self.user_key,
-                        store=store, clustered=self.sqlite is None, cloned=cloned, removed=self._removed,
+                        way=self.way, store=store, clustered=self.sqlite is None, cloned=cloned, removed=self._removed,
                         commit=lambda peer, channel: commit.answer(desk, peer, channel),
                         answer=answer, refused=self._refused)
             cluster = Cluster(self.state, clock, self.settings, trust, mesh, store, self.sqlite, self.note, group,
@@ -247,7 +251,7 @@ class _Controller:
                       links=mesh.supervisor.watch(), repair=mesh.listeners.repair())
                 ssh = await listen(doors.ssh, host_key=self.host_key, door=mesh.sessions, clock=clock,
                                    admission=Admission(512, 128, patience_s=5.0),
-                                   keepalive=Keepalive(self.settings.keepalive_s))
+                                   keepalive=Keepalive(self.settings.keepalive_s), way=self.way)
                 if self.sqlite is not None:
                     await arrive()
                 self.https.append(await serve(application, [doors.control], presented=None, limits=API_LIMITS,

@@ -31,6 +31,7 @@ from fairlead.nodes.service import STORE_PEERS_PORT, STORE_PORT
 from fairlead.transport.channel import Channel
 from fairlead.transport.peer import Peer
 from fairlead.transport.tunnel import Tunnel
+from fairlead.transport.way import Way
 
 HOSTS = "hosts"
 
@@ -44,7 +45,7 @@ class Mesh:
     """The directory and everything that follows it."""
 
     def __init__(self, *, state: Path, clock: Clock, settings: ControllerSettings, trust: Trust, user_key: PrivateKey,
-                 store: Changes, clustered: bool, commit: Commit, cloned: Callable[[Node], Awaitable[None]],
+                 way: Way, store: Changes, clustered: bool, commit: Commit, cloned: Callable[[Node], Awaitable[None]],
                  answer: Answer, refused: Callable[[PlanController], Awaitable[None]],
                  removed: Callable[[], None]) -> None:
         """*answer*: what other Controllers ask for. *refused*: another Controller no longer lets us in. *removed*: this
@@ -65,8 +66,8 @@ class Mesh:
         self.directory = Directory(store, clustered=clustered)
         self.directory.listen(self._changed.set)
         self.peers = Peers(clock)
-        self.supervisor = Supervisor(dialling(trust.user, user_key, settings.keepalive_s, clock), self.peers.talk,
-                                     _opened, self._failed)
+        self.supervisor = Supervisor(dialling(trust.user, user_key, settings.keepalive_s, clock, way),
+                                     self.peers.talk, _opened, self._failed)
         self.sessions = Sessions(
             self.directory, clock, me=trust.node_id, generation="", first_epoch=0, commit=commit, cloned=cloned,
             converse=self._converse, stale=self._is_stale)
@@ -121,6 +122,13 @@ class Mesh:
     def problems(self) -> list[str]:
         """What is not as planned, one line each."""
         return [*([self.problem] if self.problem else []), *self.listeners.problems]
+
+    def ready(self, owner: str, address: str, port: int) -> Tunnel | None:
+        """The tunnel that `carrier` gives, where it is open already."""
+        node = self.directory.named(owner)
+        if node is None or node.role == "engine":
+            return self.sessions.ready(owner, address, port)
+        return None if port in (STORE_PORT, STORE_PEERS_PORT) else self.supervisor.ready(owner, address, port)
 
     async def carrier(self, owner: str, address: str, port: int) -> Tunnel:
         """The tunnel for a stream to *owner*'s *address*, *port*. Raises Refused FL-STREAM-DOWN.

@@ -6,6 +6,7 @@ Everything that it is made of is put together here, in one task group.
 import asyncio
 import contextlib
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ from fairlead.portal.listener import Limits, bind_unix, serve
 from fairlead.transport.options import check_asyncssh
 from fairlead.transport.peer import Target
 from fairlead.transport.tunnel import Tunnel
+from fairlead.transport.way import Way, choose
 
 DRAIN_S = 3.0
 SOCKET = "control.sock"
@@ -70,13 +72,15 @@ async def run(state: Path, version: str, clock: Clock) -> None:
     control = bind_unix(state, SOCKET)
     try:
         journal = Journal.open(state / AUDIT, trust.node, clock)
-        engine = Engine(state, version, clock, settings, trust, user_key, host_key, journal)
+        way = choose(os.environ)
+        engine = Engine(state, version, clock, settings, trust, user_key, host_key, journal, way)
         listener = await serve(engine.application(), [control], presented=None,
                                limits=Limits(keep_alive=True, body_bytes=1024 * 1024), admission=None)
         try:
             await engine.run()
         finally:
             await listener.close(0.5)
+            way.close()
             journal.close()
     finally:
         control.close()
@@ -103,6 +107,7 @@ class Engine:
     user_key: PrivateKey
     host_key: PrivateKey
     journal: Journal
+    way: Way
     plan: Plan | None = None
     standing: str = "up"
     supervisor: Supervisor = field(init=False)
@@ -119,7 +124,7 @@ class Engine:
 
     def __post_init__(self) -> None:
         link = Link(self, self.clock, f"fairlead/{self.version}")
-        dial = dialling(self.trust.user, self.user_key, self.settings.keepalive_s, self.clock)
+        dial = dialling(self.trust.user, self.user_key, self.settings.keepalive_s, self.clock, self.way)
         self.supervisor = Supervisor(dial, link.talk, self._serve_on, self._failed)
         self.listeners = Listeners(self.supervisor)
 

@@ -49,6 +49,7 @@ from fairlead.pki.verify import PortalTrust, diagnosis_context, unverified_conte
 from fairlead.transport.dialler import dial
 from fairlead.transport.options import Keepalive
 from fairlead.transport.peer import Peer
+from fairlead.transport.way import Stock
 
 PENDING = "pending"
 JOURNAL = "join.json"
@@ -324,7 +325,7 @@ class Joiner:
         peer = Peer(node_id="", node=controller.name, role="controller", user=USERS[role], standing="active",
                     fingerprint=host_key.fingerprint)
         tunnel = await dial(controller.address, controller.ssh_port, peer=peer, key=user, host_keys=[host_key],
-                            keepalive=Keepalive(), clock=self.clock)
+                            keepalive=Keepalive(), clock=self.clock, way=Stock())
         try:
             async with asyncio.timeout(COMMIT_S):
                 channel = await tunnel.subsystem(SUBSYSTEM)

@@ -248,16 +248,20 @@ class Sessions:
 
     # -- streams to engines -------------------------------------------------------------------------------------------
 
-    async def carrier(self, owner: str, address: str, port: int) -> Tunnel:  # noqa: ARG002 - Carriers
-        """The tunnel on which the engine *owner* serves *port*; it is asked for one if need be. Raises Refused."""
+    def ready(self, owner: str, address: str, port: int) -> Tunnel | None:  # noqa: ARG002 - Carriers
+        """The tunnel on which the engine *owner* serves *port*, if there is one."""
         node = self._directory.named(owner)
         session = self._sessions.get(node.id) if node else None
-        if session is None:
-            raise no_carrier(owner)
-        tunnel = session.reverse.get(port)
-        if tunnel is not None and not tunnel.closed.is_set():
+        tunnel = session.reverse.get(port) if session else None
+        return tunnel if tunnel and not tunnel.closed.is_set() else None
+
+    async def carrier(self, owner: str, address: str, port: int) -> Tunnel:
+        """The tunnel on which the engine *owner* serves *port*; it is asked for one if need be. Raises Refused."""
+        if tunnel := self.ready(owner, address, port):
             return tunnel
-        if session.channel is None:
+        node = self._directory.named(owner)
+        session = self._sessions.get(node.id) if node else None
+        if session is None or session.channel is None:
             raise no_carrier(owner)
         await self._say(session, StreamsWanted())
         try:

@@ -9,9 +9,10 @@ from fairlead.transport.dialler import dial
 from fairlead.transport.options import Keepalive
 from fairlead.transport.peer import Peer
 from fairlead.transport.tunnel import Tunnel
+from fairlead.transport.way import Way
 
 
-def dialling(user: str, key: PrivateKey, keepalive_s: float, clock: Clock) -> Dial:
+def dialling(user: str, key: PrivateKey, keepalive_s: float, clock: Clock, way: Way) -> Dial:
     """Dials as *user* with *key*. What it gives raises as `transport.dialler.dial`, and Refused FL-LINK-MESSAGE."""
     async def reach(controller: PlanController, address: str) -> Tunnel:
         try:
@@ -21,6 +22,6 @@ def dialling(user: str, key: PrivateKey, keepalive_s: float, clock: Clock) -> Di
         peer = Peer(node_id=controller.node_id, node=controller.name, role="controller", user=user, standing="active",
                     fingerprint=pinned.fingerprint)
         return await dial(address, controller.ssh_port, peer=peer, key=key, host_keys=[pinned],
-                          keepalive=Keepalive(keepalive_s), clock=clock)
+                          keepalive=Keepalive(keepalive_s), clock=clock, way=way)
 
     return reach

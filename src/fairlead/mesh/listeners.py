@@ -9,20 +9,22 @@ Rules, and what each stops:
 """
 
 import asyncio
+import contextlib
 import errno
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import structlog
 
-from fairlead.base.descriptors import accept_all
+from fairlead.base.descriptors import Acceptor
 from fairlead.base.errors import FairleadError, Refused
 from fairlead.base.sockets import holder
 from fairlead.mesh.plan import Listener
-from fairlead.transport.admission import Admission
-from fairlead.transport.forwarder import LocalEnd, accept, bridge, carry
+from fairlead.transport.admission import Admission, Place
+from fairlead.transport.forwarder import bridge, carry, forward
 from fairlead.transport.peer import Target
+from fairlead.transport.resets import reset
 from fairlead.transport.tunnel import Tunnel
 
 BACKLOG = 1024
@@ -38,6 +40,10 @@ log = structlog.get_logger("fairlead.mesh")
 class Carriers(Protocol):
     """Who has a tunnel to the owner of a service."""
 
+    def ready(self, owner: str, address: str, port: int) -> Tunnel | None:
+        """The tunnel that carries a stream to *owner*'s *address*, *port*, if there is one already."""
+        ...
+
     async def carrier(self, owner: str, address: str, port: int) -> Tunnel:
         """A tunnel that carries a stream to *owner*'s *address*, *port*. Raises Refused when there is none in time."""
         ...
@@ -49,9 +55,10 @@ class Listeners:
     def __init__(self, carriers: Carriers) -> None:
         self._carriers = carriers
         self._wanted: dict[tuple[str, int], Listener] = {}
-        self._bound: dict[tuple[str, int], tuple[socket.socket, asyncio.Task[None]]] = {}
+        self._bound: dict[tuple[str, int], tuple[socket.socket, Acceptor]] = {}
         self._problems: dict[tuple[str, int], str] = {}
-        self._streams: set[asyncio.Task[None]] = set()
+        self._streams: set[_Stream] = set()
+        self._idle = asyncio.Event()
         self._admission = Admission(MOST_STREAMS, MOST_PER_LISTENER)
         self._full_said = float("-inf")
         self._refusal_said: dict[tuple[str, str, str], float] = {}
@@ -67,7 +74,7 @@ class Listeners:
         async with self._turn:
             self._wanted = {(listener.host, listener.port): listener for listener in wanted}
             for place in [p for p in self._bound if p not in self._wanted]:
-                await self._unbind(place)
+                self._unbind(place)
                 log.info("listener.closed", host=place[0], port=place[1])
             for place in [p for p in self._problems if p not in self._wanted]:
                 del self._problems[place]
@@ -88,15 +95,20 @@ class Listeners:
         """Listen on nothing; streams may go on for *drain_s* seconds, then they are cut."""
         async with self._turn:
             for place in list(self._bound):
-                await self._unbind(place)
+                self._unbind(place)
             self._wanted.clear()
             self._problems.clear()
-        if self._streams and drain_s:
-            await asyncio.wait(self._streams, timeout=drain_s)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(drain_s):
+                await self._all_over()
         for stream in list(self._streams):
-            stream.cancel()
-        if self._streams:
-            await asyncio.wait(self._streams)
+            stream.abort()
+        await self._all_over()
+
+    async def _all_over(self) -> None:
+        while self._streams:
+            self._idle.clear()
+            await self._idle.wait()
 
     async def _bind(self, place: tuple[str, int]) -> None:
         host, port = place
@@ -114,16 +126,14 @@ class Listeners:
                 sock.close()
             self._say(place, error)
             return
-        self._bound[place] = sock, asyncio.get_running_loop().create_task(
-            accept_all(sock, accept(lambda local: self._accepted(place, local))))
+        self._bound[place] = sock, Acceptor(sock, lambda accepted: self._accepted(place, accepted))
         if self._problems.pop(place, None) is not None:
             log.info("listener.repaired", host=host, port=port)
         log.info("listener.bound", host=host, port=port, service=self._wanted[place].service)
 
-    async def _unbind(self, place: tuple[str, int]) -> None:
-        sock, accepting_there = self._bound.pop(place)
-        accepting_there.cancel()
-        await asyncio.wait([accepting_there])
+    def _unbind(self, place: tuple[str, int]) -> None:
+        sock, acceptor = self._bound.pop(place)
+        acceptor.close()
         sock.close()
 
     def _say(self, place: tuple[str, int], error: OSError) -> None:
@@ -141,20 +151,38 @@ class Listeners:
             log.error("listener.problem", problem=problem)
         self._problems[place] = problem
 
-    def _accepted(self, place: tuple[str, int], local: LocalEnd) -> None:
+    def _accepted(self, place: tuple[str, int], sock: socket.socket) -> None:
         listener = self._wanted.get(place)
         if listener is None:
-            local.abort()
+            reset(sock)
             return
         placed = self._admission.enter(f"{listener.host}:{listener.port}", lambda: False)
         if placed is None:
             self._say_full(listener)
-            local.abort()
+            reset(sock)
             return
-        task = asyncio.get_running_loop().create_task(self._carry(listener, local))
-        self._streams.add(task)
-        task.add_done_callback(self._streams.discard)
-        task.add_done_callback(lambda _: placed.leave())
+        stream = _Stream(self, listener, placed)
+        self._streams.add(stream)
+        tunnel = None if listener.target else self._carriers.ready(listener.owner, listener.internal_address,
+                                                                   listener.port)
+        if tunnel is None:
+            task = asyncio.get_running_loop().create_task(self._carry(listener, sock))
+            stream.aborts = task.cancel
+            task.add_done_callback(stream.done)
+            return
+        try:
+            stream.aborts = forward(sock, tunnel, listener.internal_address, listener.port, stream.over).abort
+        except FairleadError as refusal:
+            reset(sock)
+            stream.over(refusal)
+
+    def over(self, stream: "_Stream", error: FairleadError | None) -> None:
+        """For `_Stream` only: it has ended."""
+        self._streams.discard(stream)
+        if not self._streams:
+            self._idle.set()
+        if error:
+            self._say_refused(stream.listener, error)
 
     def _say_full(self, listener: Listener) -> None:
         """Once a minute: whoever fills a listener does not fill the log."""
@@ -172,17 +200,47 @@ class Listeners:
             log.info("stream.refused", service=listener.service, owner=listener.owner, code=refusal.code,
                      reason=refusal.message)
 
-    async def _carry(self, listener: Listener, local: LocalEnd) -> None:
+    async def _carry(self, listener: Listener, sock: socket.socket) -> None:
+        if listener.target is not None:
+            await bridge(sock, Target(*listener.target, listener.service))
+            return
         try:
-            if listener.target is not None:
-                await bridge(local, Target(*listener.target, listener.service))
-                return
             tunnel = await self._carriers.carrier(listener.owner, listener.internal_address, listener.port)
-            await carry(local, tunnel, listener.internal_address, listener.port)
-        except FairleadError as refusal:
-            self._say_refused(listener, refusal)
-        finally:
-            local.abort()  # without effect on a stream that ended well
+        except BaseException:
+            reset(sock)
+            raise
+        await carry(sock, tunnel, listener.internal_address, listener.port)
+
+
+class _Stream:
+    """A connection to a listener, until it is over."""
+
+    __slots__ = ("_listeners", "_placed", "aborts", "listener")
+
+    def __init__(self, listeners: Listeners, listener: Listener, placed: Place) -> None:
+        self._listeners = listeners
+        self._placed = placed
+        self.listener = listener
+        self.aborts: Callable[[], object] | None = None
+
+    def abort(self) -> None:
+        """Reset it."""
+        if self.aborts:
+            self.aborts()
+
+    def over(self, error: FairleadError | None) -> None:
+        """It has ended."""
+        self._placed.leave()
+        self._listeners.over(self, error)
+
+    def done(self, task: asyncio.Task[None]) -> None:
+        """The task that carried it has ended."""
+        error = None if task.cancelled() else task.exception()
+        if error is None or isinstance(error, FairleadError):
+            self.over(error)
+        else:
+            self.over(None)
+            task.get_loop().call_exception_handler({"message": "a stream failed", "exception": error, "task": task})
 
 
 def no_carrier(owner: str) -> Refused:

@@ -91,6 +91,11 @@ class Supervisor:
         """Whether any Controller has a link with us."""
         return any(r.state == "up" for r in self._routes.values())
 
+    def ready(self, owner: str, address: str, port: int) -> Tunnel | None:  # noqa: ARG002 - Carriers
+        """The stream connection to the Controller *owner*, if it is open."""
+        route = self._routes.get(owner)
+        return route.stream if route and route.stream and not route.stream.closed.is_set() else None
+
     async def carrier(self, owner: str, address: str, port: int) -> Tunnel:  # noqa: ARG002 - Carriers
         """The stream connection to the Controller *owner*, opened now if need be. Raises Refused FL-STREAM-DOWN."""
         try:

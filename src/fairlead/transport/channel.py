@@ -12,9 +12,10 @@ from typing import Any
 
 import asyncssh
 
-from fairlead.base.errors import FairleadError, Refused
+from fairlead.base.errors import FairleadError
 from fairlead.transport.connection import Abandonable, Guarded
 from fairlead.transport.options import MOST_PACKET, WINDOW
+from fairlead.transport.refusals import lost
 
 Handler = Callable[["Channel"], Awaitable[None]]
 """Serves one channel until it returns; the channel is closed then."""
@@ -202,8 +203,3 @@ class GuardedClientChannel(Abandonable, asyncssh.SSHClientChannel[bytes]):
     async def start(self, session: Session, name: str) -> None:
         """Open it and ask for the subsystem *name*. Raises asyncssh's errors."""
         await self.create(lambda: session, None, name, {}, False, None, None, {}, False, None, None, False, False)
-
-
-def lost() -> Refused:
-    """The tunnel or its other end went away in the middle."""
-    return Refused("FL-STREAM-LOST", "the stream was cut", "connect again")

@@ -16,16 +16,18 @@ Rules, and the attack each stops:
 """
 
 import asyncio
-from collections.abc import Awaitable
+import socket
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import asyncssh
 from asyncssh.connection import SSHConnection
 from asyncssh.constants import (
-    MSG_CHANNEL_EOF,
     MSG_CHANNEL_OPEN,
     MSG_GLOBAL_REQUEST,
+    MSG_IGNORE,
     MSG_REQUEST_FAILURE,
     MSG_REQUEST_SUCCESS,
     OPEN_ADMINISTRATIVELY_PROHIBITED,
@@ -34,6 +36,8 @@ from asyncssh.constants import (
 from asyncssh.packet import SSHPacket, String, UInt32
 from asyncssh.session import SSHSession
 
+from fairlead.base.errors import FairleadError
+from fairlead.transport.accelerated.library import opened_with, sealed_with
 from fairlead.transport.options import (
     HIGH_WATER,
     LOW_WATER,
@@ -41,14 +45,20 @@ from fairlead.transport.options import (
     MOST_EARLY_PACKET,
     MOST_PACKET,
     MOST_UNSENT,
-    WINDOW,
 )
+from fairlead.transport.peer import Target
+
+if TYPE_CHECKING:
+    from fairlead.transport.accelerated.link import Link
 
 KEEPALIVE = b"keepalive@openssh.com"
 MOST_HOST_BYTES = 255
 
-Wanted = tuple[Any, SSHSession[bytes] | Awaitable[SSHSession[bytes]]]
-"""A channel that a peer may have, and what serves it."""
+Wanted = Target | tuple[Any, SSHSession[bytes]]
+"""What a peer may have: a stream to a service, or a channel of asyncssh's with what serves it."""
+
+Ended = Callable[[FairleadError | None], None]
+"""Hears, once, that a stream is over at both ends, and why, if not in order."""
 
 
 @dataclass(slots=True)
@@ -71,6 +81,36 @@ class Sender(Protocol):
         ...
 
 
+class Carrying(Protocol):
+    """A stream on its way."""
+
+    def abort(self) -> None:
+        """Reset both ends."""
+        ...
+
+
+class Streams(Protocol):
+    """The forwarded connections of one SSH connection: the way that they take."""
+
+    name: str
+    """``stock`` or ``accelerated``."""
+
+    def carry(self, sock: socket.socket, kind: bytes, host: str, port: int, ended: Ended) -> Carrying:
+        """Open a channel of *kind* (RFC 4254 section 7.2) to what the peer knows as *host*:*port* for *sock*.
+
+        *sock* is connected and does not block; it is no longer the caller's. Raises ChannelOpenError when the
+        connection is gone, and leaves *sock* alone.
+        """
+        ...
+
+    def deliver(self, target: Target, peer: int, window: int, most: int) -> None:
+        """Connect to *target* for the channel that the peer opens and calls *peer*, and answer it.
+
+        *window* and *most* are what the peer takes: bytes in all, and of data in one packet. Raises ChannelOpenError.
+        """
+        ...
+
+
 def refusal() -> asyncssh.ChannelOpenError:
     """The one answer for everything that is forbidden or does not exist."""
     return asyncssh.ChannelOpenError(OPEN_ADMINISTRATIVELY_PROHIBITED, "refused")
@@ -78,6 +118,11 @@ def refusal() -> asyncssh.ChannelOpenError:
 
 class Guarded(SSHConnection):
     """An SSH connection that does nothing but what its two gates name."""
+
+    streams: Streams
+    """Set by the `way` before the first byte."""
+    link: "Link | None" = None
+    """The transport, where it is ours."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -103,6 +148,82 @@ class Guarded(SSHConnection):
         """The channel for a request to open one. Raises ChannelOpenError."""
         raise refusal()
 
+    # What the accelerated path looks at and counts. It is asyncssh's state, and is touched in this class alone.
+
+    @property
+    def proven(self) -> bool:
+        """Whether the peer is who it is."""
+        return self._auth_complete
+
+    @property
+    def incoming(self) -> Any:
+        """What opens packets of the peer now."""
+        return self._recv_encryption
+
+    @property
+    def longest(self) -> int:
+        """The longest packet that the peer may send."""
+        return self._max_recv_pktlen
+
+    @property
+    def between_packets(self) -> bool:
+        """Whether asyncssh waits for the beginning of a packet."""
+        return self._recv_handler == self._recv_pkthdr
+
+    @property
+    def thinking(self) -> bool:
+        """Whether asyncssh takes nothing until it has finished with a packet; `Link.resumed` is called then."""
+        return self._recv_handler not in (self._recv_version, self._recv_pkthdr, self._recv_packet)
+
+    def left_over(self) -> bytes:
+        """Take what asyncssh was given and has not looked at."""
+        rest, self._inpbuf = self._inpbuf, b""
+        return rest
+
+    def channel(self, number: int) -> object:
+        """The channel that we call *number*."""
+        return self._channels.get(number)
+
+    def channel_asked(self, packet: SSHPacket) -> None:
+        """The peer wants a channel. Raises ProtocolError, PacketDecodeError."""
+        self._auth_final = True  # as asyncssh notes: from now on it tolerates no request to log in
+        self._gate_channel_open(MSG_CHANNEL_OPEN, 0, packet)
+
+    def passed_over(self, packets: int) -> None:
+        """So many packets came that asyncssh did not see."""
+        self._recv_seq = (self._recv_seq + packets) & 0xFFFFFFFF
+
+    def sent(self, size: int) -> None:
+        """So many bytes went out, sealed, without asyncssh."""
+        self._rekey_bytes_sent += size
+
+    def keys_ready(self) -> bool:
+        """Whether data may be sealed now; begins a key exchange when it is time for one (RFC 4253 section 9)."""
+        if not self._kex_complete or not self._transport:
+            return False
+        if self._rekey_bytes_sent >= self._rekey_bytes or time.monotonic() >= self._rekey_time:
+            self._send_kexinit()
+            self._kexinit_sent = True
+            return False
+        return True
+
+    def violated(self, error: asyncssh.DisconnectError) -> None:
+        """The peer broke the protocol: tell it, and end."""
+        self._send_disconnect(error.code, error.reason, error.lang)
+        self._force_close(error)
+
+    def look_after(self, silent_s: float, asked: int) -> int:
+        """Ask a peer that is silent for a sign of life, and end when *asked* were not answered; how many are now."""
+        interval = self._keepalive_interval
+        if not self._auth_complete or not interval or silent_s < interval * (asked + 1):
+            return asked
+        if asked >= self._keepalive_count_max:
+            self.connection_lost(asyncssh.ConnectionLost("the peer does not answer to keepalives"))
+        else:
+            self._global_request_waiters.append(self._loop.create_future())
+            self._send_global_request(KEEPALIVE, want_reply=True)
+        return asked + 1
+
     # The gates.
 
     def _gate_global_request(self, _type: int, _id: int, packet: SSHPacket) -> None:
@@ -120,8 +241,12 @@ class Guarded(SSHConnection):
         try:
             if len(self._channels) >= MOST_CHANNELS:
                 raise asyncssh.ChannelOpenError(OPEN_RESOURCE_SHORTAGE, "too many channels")
-            channel, session = self.channel_wanted(kind, packet)
-            channel.process_open(sender, window, min(size, MOST_PACKET), session)
+            wanted = self.channel_wanted(kind, packet)
+            if isinstance(wanted, Target):
+                self.streams.deliver(wanted, sender, window, size)
+            else:
+                channel, session = wanted
+                channel.process_open(sender, window, min(size, MOST_PACKET), session)
         except asyncssh.ChannelOpenError as error:
             self.send_channel_open_failure(sender, error.code, error.reason, error.lang)
 
@@ -130,11 +255,6 @@ class Guarded(SSHConnection):
         MSG_GLOBAL_REQUEST: _gate_global_request,
         MSG_CHANNEL_OPEN: _gate_channel_open,
     }
-
-    def stream_channel(self) -> "StreamChannel":
-        """A new channel for one forwarded connection. Raises ChannelOpenError when the connection is gone."""
-        self.expect_packets(MOST_PACKET)
-        return StreamChannel(self, self._loop, None, "strict", WINDOW, MOST_PACKET)
 
     def expect_packets(self, size: int) -> None:
         """Take packets with *size* bytes of data from now on."""
@@ -154,6 +274,29 @@ class Guarded(SSHConnection):
         if self._kex:
             self.kex_name = self._kex.algorithm.decode("ascii")
         super().send_newkeys(k, h)
+        if self.link:
+            outgoing = sealed_with(self._send_encryption, self.link.poller.padding)
+            self._send_encryption = cast("Any", outgoing)
+            self._next_recv_encryption = cast("Any", opened_with(self._next_recv_encryption))
+            self.link.keyed(outgoing.sealer)
+
+    def send_packet(self, pkttype: int, *args: bytes, handler: Any = None) -> None:
+        """Send a packet. asyncssh hides each behind an empty one, which is of no use with AES-GCM."""
+        if pkttype != MSG_IGNORE or not self.link:
+            super().send_packet(pkttype, *args, handler=handler)
+
+    def _finish_recv_packet(self, pkttype: int, seq: int, _task: "asyncio.Task[None] | None" = None,
+                            is_async: bool = False) -> None:
+        if not self.link or not is_async:
+            super()._finish_recv_packet(pkttype, seq, _task, is_async)
+            return
+        rest = self.left_over()
+        super()._finish_recv_packet(pkttype, seq, _task, is_async)
+        self.link.resumed(rest)
+
+    def _set_keepalive_timer(self) -> None:
+        if not self.link:  # which looks after all connections in one sweep
+            super()._set_keepalive_timer()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The socket is connected."""
@@ -203,45 +346,6 @@ class Abandonable:
             send_chan, send_window, min(send_pktsize, MOST_PACKET), packet)
         if self.abandoned:
             self.abort()
-
-
-class StreamChannel(Abandonable, asyncssh.SSHTCPChannel[bytes]):
-    """The channel of one forwarded connection, which knows whether its end was orderly."""
-
-    _ended = False
-    _close_follows = False
-
-    @property
-    def complete(self) -> bool:
-        """Whether the peer's EOF came and every byte before it was passed on.
-
-        asyncssh tells the session of an EOF only if no CLOSE follows while data waits for a slow reader; and data
-        that waits when the connection breaks is lost without a word. Both are told apart here: a cut is never taken
-        for an end.
-        """
-        return self._ended and not self._recv_buf
-
-    def close(self) -> None:
-        """Close it when everything is sent. asyncssh would forget an EOF that still waits for the peer's window."""
-        if self._send_state == "eof_pending":
-            self._close_follows = True
-        else:
-            super().close()
-
-    def _flush_send_buf(self) -> None:
-        super()._flush_send_buf()
-        if self._close_follows and self._send_state == "eof":
-            self._close_follows = False
-            super().close()
-
-    def _note_eof(self, kind: int, number: int, packet: SSHPacket) -> None:
-        self._ended = True
-        self._process_eof(kind, number, packet)
-
-    _packet_handlers = {  # noqa: RUF012 - asyncssh's name and shape
-        **asyncssh.SSHTCPChannel._packet_handlers,  # noqa: SLF001
-        MSG_CHANNEL_EOF: _note_eof,
-    }
 
 
 def host_and_port(packet: SSHPacket) -> tuple[str, int] | None:

@@ -12,8 +12,8 @@ Rules, and the attack each stops:
 
 import asyncio
 import os
+import socket
 from collections.abc import Collection
-from typing import Any
 
 import asyncssh
 from asyncssh.packet import SSHPacket
@@ -23,14 +23,14 @@ from fairlead.base.errors import FairleadError, OperatorError, Refused, printabl
 from fairlead.keys.ssh import PrivateKey, PublicKey, fingerprint
 from fairlead.transport.admission import plain_address
 from fairlead.transport.connection import Guarded, Wanted, host_and_port, refusal
-from fairlead.transport.forwarder import deliver
 from fairlead.transport.options import Keepalive, client_options
 from fairlead.transport.peer import Peer
 from fairlead.transport.tunnel import Tunnel
+from fairlead.transport.way import Way
 
 
 async def dial(address: str, port: int, *, peer: Peer, key: PrivateKey, host_keys: Collection[PublicKey],
-               keepalive: Keepalive, clock: Clock, timeout: float = 10.0) -> Tunnel:  # noqa: ASYNC109
+               keepalive: Keepalive, clock: Clock, way: Way, timeout: float = 10.0) -> Tunnel:  # noqa: ASYNC109
     """Connect to *address*:*port*, where *peer* should be, and log in as ``peer.user`` with *key*.
 
     *host_keys* are those that may answer; *timeout* is for everything together, seconds. Raises Refused FL-SSH-HOSTKEY
@@ -44,7 +44,9 @@ async def dial(address: str, port: int, *, peer: Peer, key: PrivateKey, host_key
     connection: ClientConnection | None = None
     try:
         async with asyncio.timeout(timeout):
-            _, connection = await loop.create_connection(lambda: ClientConnection(loop, options, pinned), address, port)
+            sock = await _connected(address, port)
+            connection = ClientConnection(loop, options, pinned)
+            await way.take(sock, connection)
             await options.waiter
         if connection.gone:
             raise asyncssh.ConnectionLost("it closed the connection")
@@ -61,6 +63,26 @@ async def dial(address: str, port: int, *, peer: Peer, key: PrivateKey, host_key
     finally:
         options.waiter.cancel()
     return tunnel
+
+
+async def _connected(address: str, port: int) -> socket.socket:
+    """A socket that is connected to the first of the places that *address* names and that answers. Raises OSError."""
+    loop = asyncio.get_running_loop()
+    error = OSError("no address")
+    for family, kind, protocol, _, place in await loop.getaddrinfo(address, port, type=socket.SOCK_STREAM):
+        sock = socket.socket(family, kind, protocol)
+        try:
+            sock.setblocking(False)
+            await loop.sock_connect(sock, place)
+        except OSError as this:
+            sock.close()
+            error = this
+        except BaseException:
+            sock.close()
+            raise
+        else:
+            return sock
+    raise error
 
 
 def _shown(connection: Guarded) -> str:
@@ -142,5 +164,4 @@ class ClientConnection(Guarded, asyncssh.SSHClientConnection):
         target = offered() if offered else None
         if not target:
             raise refusal()
-        channel: Any = self.stream_channel()
-        return channel, deliver(self, target)
+        return target

@@ -18,18 +18,17 @@ import contextlib
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import asyncssh
 from asyncssh.packet import SSHPacket
 
 from fairlead.base.clock import Clock
-from fairlead.base.descriptors import accept_all
+from fairlead.base.descriptors import accepting
 from fairlead.keys.ssh import KeyRefused, PrivateKey, PublicKey
 from fairlead.transport.admission import Admission, Place, plain_address
 from fairlead.transport.channel import Channel, GuardedServerChannel, Session
 from fairlead.transport.connection import Guarded, Wanted, host_and_port, refusal
-from fairlead.transport.forwarder import deliver
 from fairlead.transport.options import (
     MOST_ATTEMPTS,
     MOST_PACKET,
@@ -41,6 +40,7 @@ from fairlead.transport.options import (
 )
 from fairlead.transport.peer import Peer, Target
 from fairlead.transport.tunnel import Tunnel
+from fairlead.transport.way import Way
 
 _BACKLOG = 1024
 
@@ -99,7 +99,7 @@ class Listener:
 
 
 async def listen(sockets: Sequence[socket.socket], *, host_key: PrivateKey, door: Door, admission: Admission,
-                 keepalive: Keepalive, clock: Clock) -> Listener:
+                 keepalive: Keepalive, clock: Clock, way: Way) -> Listener:
     """Serve SSH on *sockets*, which are bound (IPv4, IPv6). Raises OperatorError for an asyncssh that does not fit."""
     check_asyncssh()
     loop = asyncio.get_running_loop()
@@ -107,8 +107,16 @@ async def listen(sockets: Sequence[socket.socket], *, host_key: PrivateKey, door
     options = server_options(lambda: Guest(listener), host_key, keepalive)
     for sock in sockets:
         sock.listen(_BACKLOG)
-        listener.sockets[sock] = loop.create_task(accept_all(sock, lambda: ServerConnection(loop, options)))
+        listener.sockets[sock] = loop.create_task(_serve(sock, way, lambda: ServerConnection(loop, options)))
     return listener
+
+
+async def _serve(listening: socket.socket, way: Way, make: Callable[[], "ServerConnection"]) -> None:
+    async for sock, _ in accepting(listening):
+        try:
+            await way.take(sock, make())
+        except OSError:  # gone already
+            sock.close()
 
 
 class Guest(asyncssh.SSHServer):
@@ -339,7 +347,5 @@ class ServerConnection(Guarded, asyncssh.SSHServerConnection):
             packet.check_end()
             if not place:
                 raise refusal()
-            target = self.guest.direct(*place)
-            channel: Any = self.stream_channel()
-            return channel, deliver(self, target)
+            return self.guest.direct(*place)
         raise refusal()

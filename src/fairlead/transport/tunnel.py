@@ -2,17 +2,17 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
-import asyncssh
 from asyncssh.constants import DISC_BY_APPLICATION
-from asyncssh.packet import PacketDecodeError
 
-from fairlead.base.errors import Refused, printable
-from fairlead.transport.channel import Channel, GuardedClientChannel, Session, lost
-from fairlead.transport.connection import Guarded, StreamChannel
-from fairlead.transport.options import MOST_PACKET, OPEN_TIMEOUT
+from fairlead.base.errors import printable
+from fairlead.transport.channel import Channel, GuardedClientChannel, Session
+from fairlead.transport.connection import Guarded
+from fairlead.transport.opening import opening
+from fairlead.transport.options import MOST_PACKET
 from fairlead.transport.peer import Peer, Target
+from fairlead.transport.refusals import lost, refused
 
 Place = tuple[str, int]
 """A host and a port, exactly as the peer spelled them."""
@@ -21,8 +21,6 @@ _LOOK_S = 0.05
 
 class Tunnel:
     """An authenticated connection. It never comes back: whoever wants another dials again."""
-
-    transport = "stock"
 
     def __init__(self, connection: Guarded, peer: Peer, direction: Literal["in", "out"], address: str,
                  since: int) -> None:
@@ -47,6 +45,11 @@ class Tunnel:
     def kex(self) -> str:
         """The key exchange that made the keys in use."""
         return self.connection.kex_name
+
+    @property
+    def transport(self) -> str:
+        """Which way its streams take: ``stock`` or ``accelerated``."""
+        return self.connection.streams.name
 
     @property
     def streams(self) -> int:
@@ -94,22 +97,8 @@ class Tunnel:
             self.connection.expect_packets(MOST_PACKET)
             return GuardedClientChannel(self.connection, asyncio.get_running_loop())
 
-        await self._open(make, lambda channel: channel.start(session, name), f"the subsystem {name}")
+        await opening(self.connection, make, lambda channel: channel.start(session, name), f"the subsystem {name}")
         return session.channel
-
-    async def open_direct(self, session: Any, host: str, port: int) -> None:
-        """Open a stream to *host*:*port* as the peer names its services ("out"). Raises as `subsystem` does."""
-        await self._open(self.connection.stream_channel,
-                         lambda channel: channel.connect(lambda: session, host, port, "127.0.0.1", 0),
-                         f"{host}:{port}")
-
-    async def open_forwarded(self, session: Any, host: str, port: int) -> None:
-        """Open a stream to *host*:*port*, which the peer asked us to forward ("in"). Raises as `subsystem` does."""
-        if (host, port) not in self.reverses:
-            raise refused(f"{host}:{port}")
-        await self._open(self.connection.stream_channel,
-                         lambda channel: channel.accept(lambda: session, host, port, "127.0.0.1", 0),
-                         f"{host}:{port}")
 
     async def request_reverse(self, host: str, port: int, target: Callable[[], Target | None]) -> None:
         """Ask the peer to hand us the connections to *host*:*port*. Each goes where *target* says when it comes.
@@ -133,29 +122,3 @@ class Tunnel:
         """Take no more connections to *host*:*port*; those that are open stay."""
         if self.reverses.pop((host, port), None) and not self.connection.gone:
             await self.connection.ask(b"cancel-tcpip-forward", host, port)
-
-    async def _open(self, make: Callable[[], Any], start: Callable[[Any], Any], what: str) -> None:
-        channel: StreamChannel | GuardedClientChannel | None = None
-        done = False
-        try:
-            channel = make()
-            async with asyncio.timeout(OPEN_TIMEOUT):
-                await start(channel)
-            done = True
-        except asyncssh.ChannelOpenError as error:
-            if self.connection.gone:
-                raise lost() from error
-            raise refused(what, error.reason) from error
-        except TimeoutError as error:
-            raise refused(what, "no answer") from error
-        except (asyncssh.Error, PacketDecodeError, OSError) as error:
-            raise lost() from error
-        finally:
-            if channel and not done:
-                channel.abandon()
-
-
-def refused(what: str, reason: str = "") -> Refused:
-    """The peer, or we on its behalf, would not open *what*."""
-    return Refused("FL-STREAM-REFUSED", f"{printable(what, 300)} was refused: {printable(reason or 'refused', 200)}",
-                   "see whether the service is declared, listens, and may be reached from here")

@@ -13,6 +13,7 @@ from fairlead.enrol.exchange import CoreController
 from fairlead.keys.ssh import PrivateKey
 from fairlead.nodes.records import KeyEntry
 from fairlead.store.protocol import Event, Listing
+from fairlead.transport.way import Stock
 from tests.unit.enrol.test_trust import TRUST
 from tests.unit.nodes.test_policy import SE_1
 from tests.world import ManualClock
@@ -41,8 +42,8 @@ def mesh(state: Path, *, clustered: bool = True) -> Mesh:
         return {}
 
     return Mesh(state=state, clock=ManualClock(), settings=ControllerSettings(addresses=["192.0.2.20"], ssh_port=22),
-                trust=ME, user_key=USER, store=Silent(), clustered=clustered, commit=nothing, cloned=nothing,
-                answer=nothing, refused=nothing, removed=lambda: None)
+                trust=ME, user_key=USER, way=Stock(), store=Silent(), clustered=clustered, commit=nothing,
+                cloned=nothing, answer=nothing, refused=nothing, removed=lambda: None)
 
 
 async def test_it_begins_with_what_its_join_has_told(tmp_path: Path) -> None:

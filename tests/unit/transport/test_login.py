@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from fairlead.base.errors import FairleadError, OperatorError, Refused
 from fairlead.keys.ssh import PrivateKey, PublicKey
 from fairlead.transport import options, server
+from fairlead.transport.accelerated import poller
 from fairlead.transport.admission import Admission
 from fairlead.transport.dialler import dial
 from fairlead.transport.options import Keepalive
@@ -32,14 +33,15 @@ from tests.unit.transport.hostile import (
 from tests.unit.transport.world import ALICE, BOB, CLOCK, HOST_KEY, PATIENT, World, bound, peer_of, until, world
 
 
-async def test_a_known_key_gets_in_and_both_ends_know_it() -> None:
+async def test_a_known_key_gets_in_and_both_ends_know_it(way_of_streams: str) -> None:
     async with world() as w:
         tunnel = await w.dial()
         await w.door.arrival.wait()
         (seen,) = w.door.tunnels
         assert (seen.peer.node, seen.direction, tunnel.direction) == ("alice", "in", "out")
         for end in (seen, tunnel):
-            assert (end.cipher, end.kex, end.transport) == ("aes256-gcm@openssh.com", "mlkem768x25519-sha256", "stock")
+            assert (end.cipher, end.kex) == ("aes256-gcm@openssh.com", "mlkem768x25519-sha256")
+            assert end.transport == way_of_streams
             assert end.address.startswith("127.0.0.1:")
             assert end.since > 0
             assert not end.closed.is_set()
@@ -56,9 +58,9 @@ async def test_over_ipv6() -> None:
         sock = socket.socket(socket.AF_INET6)
         sock.bind(("::1", 0))
         listener = await server.listen([sock], host_key=HOST_KEY, door=w.door, admission=w.admission,
-                                       keepalive=PATIENT, clock=CLOCK)
+                                       keepalive=PATIENT, clock=CLOCK, way=w.way)
         tunnel = await dial("::1", sock.getsockname()[1], peer=peer_of("alice", ALICE), key=ALICE,
-                            host_keys=[HOST_KEY.public], keepalive=PATIENT, clock=CLOCK)
+                            host_keys=[HOST_KEY.public], keepalive=PATIENT, clock=CLOCK, way=w.way)
         assert tunnel.address.startswith("[::1]:")
         tunnel.close("done")
         await w.door.departure.wait()
@@ -197,14 +199,14 @@ async def test_another_host_key_is_refused_before_anything_is_said() -> None:
     async with world() as w:
         with pytest.raises(Refused) as refusal:
             await dial("127.0.0.1", w.port, peer=peer_of("alice", ALICE), key=ALICE,
-                       host_keys=[ALICE.public, BOB.public], keepalive=PATIENT, clock=CLOCK)
+                       host_keys=[ALICE.public, BOB.public], keepalive=PATIENT, clock=CLOCK, way=w.way)
         assert refusal.value.code == "FL-SSH-HOSTKEY"
         for shown in (f"127.0.0.1:{w.port}", HOST_KEY.public.fingerprint, ALICE.public.fingerprint,
                       BOB.public.fingerprint):
             assert shown in refusal.value.message
         with pytest.raises(Refused):
             await dial("127.0.0.1", w.port, peer=peer_of("alice", ALICE), key=ALICE, host_keys=[],
-                       keepalive=PATIENT, clock=CLOCK)
+                       keepalive=PATIENT, clock=CLOCK, way=w.way)
         assert w.door.asked == []
 
 
@@ -228,7 +230,7 @@ async def test_nothing_around_us_is_read(monkeypatch: pytest.MonkeyPatch, tmp_pa
         assert {fingerprint for _, fingerprint in w.door.asked} == {ALICE.public.fingerprint}
         with pytest.raises(Refused):
             await dial("127.0.0.1", w.port, peer=peer_of("a", ALICE), key=ALICE, host_keys=[BOB.public],
-                       keepalive=PATIENT, clock=CLOCK)
+                       keepalive=PATIENT, clock=CLOCK, way=w.way)
 
 
 async def test_what_cannot_be_reached_says_why() -> None:
@@ -253,8 +255,9 @@ async def test_what_cannot_be_reached_says_why() -> None:
         assert other.value.code == "FL-SSH-UNREACHABLE"
 
 
-async def test_a_frozen_peer_is_noticed_at_both_ends() -> None:
+async def test_a_frozen_peer_is_noticed_at_both_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """A relay that stops passing anything on, in the middle of a live connection."""
+    monkeypatch.setattr(poller, "SWEEP_S", 0.02)
     quick = Keepalive(interval_s=0.1, missed=3)
     async with world(keepalive=quick) as w:
         frozen = asyncio.Event()

@@ -2,20 +2,23 @@
 
 import asyncio
 import contextlib
+import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from fairlead.base.clock import SystemClock
+from fairlead.base.descriptors import Acceptor
 from fairlead.keys.ssh import PrivateKey, PublicKey
 from fairlead.transport.admission import Admission
 from fairlead.transport.channel import Channel
 from fairlead.transport.dialler import dial
-from fairlead.transport.forwarder import LocalEnd, accept, carry
+from fairlead.transport.forwarder import carry
 from fairlead.transport.options import Keepalive
 from fairlead.transport.peer import Peer, Standing, Target
 from fairlead.transport.server import Listener, listen
 from fairlead.transport.tunnel import Tunnel
+from fairlead.transport.way import Way, choose
 
 HOST_KEY = PrivateKey.from_seed(b"h" * 32)
 ALICE = PrivateKey.from_seed(b"a" * 32)
@@ -84,13 +87,15 @@ class World:
     port: int
     admission: Admission
     stack: contextlib.AsyncExitStack
+    way: Way
     faults: list[dict[str, object]]
     """What went wrong behind everybody's back; a test that expects some takes it out."""
 
     async def dial(self, key: PrivateKey = ALICE, peer: Peer | None = None, *, keepalive: Keepalive = PATIENT,
                    port: int = 0, patience: float = 10.0) -> Tunnel:
         tunnel = await dial("127.0.0.1", port or self.port, peer=peer or peer_of("alice", key), key=key,
-                            host_keys=[HOST_KEY.public], keepalive=keepalive, clock=CLOCK, timeout=patience)
+                            host_keys=[HOST_KEY.public], keepalive=keepalive, clock=CLOCK, way=self.way,
+                            timeout=patience)
         self.stack.callback(tunnel.close, "the test is over")
         return tunnel
 
@@ -116,15 +121,22 @@ class World:
         """What the mesh does: a listener whose connections are carried to *host*:*port*."""
         front = Front()
 
-        def take(local: LocalEnd) -> None:
-            task = asyncio.get_running_loop().create_task(carry(local, tunnel, host, port))
+        def take(sock: socket.socket) -> None:
+            task = asyncio.get_running_loop().create_task(carry(sock, tunnel, host, port))
             front.carried.append(task)
             self.stack.callback(task.cancel)
 
-        server = await asyncio.get_running_loop().create_server(accept(take), "127.0.0.1", 0)
-        self.stack.callback(server.close)
-        front.port = int(server.sockets[0].getsockname()[1])
+        front.port = self.accept(take)
         return front
+
+    def accept(self, take: Callable[[socket.socket], None], listening: socket.socket | None = None) -> int:
+        """Give *take* each connection to the port that is returned."""
+        listening = listening or bound()
+        listening.listen(100)
+        acceptor = Acceptor(listening, take)
+        self.stack.callback(listening.close)
+        self.stack.callback(acceptor.close)
+        return int(listening.getsockname()[1])
 
     async def connect(self, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """A program that connects."""
@@ -148,7 +160,8 @@ def bound() -> socket.socket:
 
 
 @contextlib.asynccontextmanager
-async def world(*, admission: Admission | None = None, keepalive: Keepalive = PATIENT) -> AsyncIterator[World]:
+async def world(*, admission: Admission | None = None, keepalive: Keepalive = PATIENT,
+                environment: Mapping[str, str] = os.environ) -> AsyncIterator[World]:
     faults: list[dict[str, object]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
     door = FakeDoor()
@@ -156,14 +169,17 @@ async def world(*, admission: Admission | None = None, keepalive: Keepalive = PA
     sock = bound()
     port = int(sock.getsockname()[1])
     admission = admission or Admission(100, 100)
-    listener = await listen([sock], host_key=HOST_KEY, door=door, admission=admission, keepalive=keepalive, clock=CLOCK)
+    way = choose(environment)
+    listener = await listen([sock], host_key=HOST_KEY, door=door, admission=admission, keepalive=keepalive, clock=CLOCK,
+                            way=way)
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(listener.close)
-        yield World(door, listener, port, admission, stack, faults)
+        yield World(door, listener, port, admission, stack, way, faults)
         for tunnel in door.tunnels:
             tunnel.close("the test is over")
             await tunnel.wait_closed()
     await until(lambda: not admission.inside)
+    way.close()
     assert faults == [], faults  # not rewritten by pytest: it must say itself
 
 

@@ -8,6 +8,8 @@ to do; one JSON object is printed at the end of it, or, by who holds connections
 import asyncio
 import itertools
 import json
+import os
+import socket
 import sys
 import time
 from collections import Counter
@@ -26,6 +28,7 @@ from fairlead.transport.dialler import dial
 from fairlead.transport.options import Keepalive
 from fairlead.transport.peer import Peer
 from fairlead.transport.tunnel import Tunnel
+from fairlead.transport.way import choose
 
 STORM_S = 1.0
 """A storm's clients come within so long, evenly."""
@@ -61,9 +64,10 @@ class _Fleet(asyncio.SelectorEventLoop):
 
     sources: Iterator[str]
 
-    async def create_connection(self, *arguments: Any, **settings: Any) -> Any:
+    async def sock_connect(self, sock: socket.socket, address: Any) -> None:
         """As always, but for where it comes from."""
-        return await super().create_connection(*arguments, local_addr=(next(self.sources), 0), **settings)
+        sock.bind((next(self.sources), 0))
+        await super().sock_connect(sock, address)
 
 
 class Callers:
@@ -71,6 +75,7 @@ class Callers:
 
     def __init__(self, task: Task) -> None:
         self.task = task
+        self.way = choose(os.environ)
         self.keys = [PrivateKey.from_openssh(Path(path).read_bytes()) for path in task.keys]
         self.pinned = PublicKey.from_line(task.host_key)
         self.clock = SystemClock()
@@ -89,7 +94,7 @@ class Callers:
         try:
             tunnel = await dial(self.task.host, self.task.port, peer=peer, key=self.keys[number % len(self.keys)],
                                 host_keys=[self.pinned], keepalive=Keepalive(300.0), clock=self.clock,
-                                timeout=PATIENCE_S)
+                                way=self.way, timeout=PATIENCE_S)
         except FairleadError as error:
             self.failed[error.message.rpartition(": ")[2] or error.code] += 1
             return None

@@ -1,0 +1,471 @@
+"""The transport of one SSH connection: asyncssh's underneath the handshake, and our streams' from there on.
+
+asyncssh does versions, key exchange, authentication and global requests, and sessions. It is given this object where
+asyncio would give it a socket's transport. What comes in is taken apart here, packet by packet, as soon as there are
+keys; the packets of our streams stay here, each other one is handed to asyncssh as it came, with what was opened of it.
+
+Rules, and the attack each stops:
+
+1. A packet is opened once, by the one `Opener` of its direction, and before anybody looks at it. asyncssh sees exactly
+   what was authenticated; what fails is answered as asyncssh does: a disconnect, and the end.
+2. Nothing of a stream is sent or taken before the peer has proven its key, and nothing is sent during a key exchange
+   (RFC 4253 section 7.1): it waits, and so does the program that sends it.
+3. While asyncssh thinks about a packet, those behind it wait.
+4. Nothing is read from a program while the socket takes no more. What is written all the same (answers) is bounded:
+   a peer that makes us answer and does not read is cut.
+5. Keys are changed by volume and by time, whoever sends.
+"""
+
+import asyncio
+import contextlib
+import errno
+import socket
+from collections import deque
+from typing import TYPE_CHECKING, Any, cast
+
+import asyncssh
+from asyncssh.constants import DEFAULT_LANG, MSG_CHANNEL_DATA, MSG_CHANNEL_FIRST, MSG_CHANNEL_LAST, MSG_CHANNEL_OPEN
+from asyncssh.packet import PacketDecodeError, SSHPacket
+
+from fairlead.transport.accelerated.library import Incoming
+from fairlead.transport.accelerated.packets import HEAD, OVERHEAD, TAG, Sealer
+from fairlead.transport.accelerated.poller import ENDING, READABLE, WRITABLE, Poller
+from fairlead.transport.accelerated.stream import Stream
+from fairlead.transport.options import (
+    CONNECT_TIMEOUT,
+    FAST_PACKET,
+    HIGH_WATER,
+    LOW_WATER,
+    MOST_UNSENT,
+    OPEN_TIMEOUT,
+)
+from fairlead.transport.peer import Target
+
+if TYPE_CHECKING:
+    from fairlead.transport.connection import Ended, Guarded
+
+_READ = 512 * 1024
+"""Bytes that are taken from the peer in one turn."""
+_CORK = 96 * 1024
+"""Bytes that wait for the end of the turn; more go out at once."""
+_TURN = 512 * 1024
+"""Bytes of streams that are sent in one turn."""
+_SMALL = 4096
+
+
+class Link(asyncio.Transport):
+    """The socket of a connection, what waits to be sent on it, and its streams."""
+
+    name = "accelerated"
+
+    def __init__(self, poller: Poller, sock: socket.socket, connection: "Guarded") -> None:
+        extra: dict[str, object] = {"socket": sock}
+        for name, ask in (("peername", sock.getpeername), ("sockname", sock.getsockname)):
+            with contextlib.suppress(OSError):  # it has just been reset
+                extra[name] = ask()
+        super().__init__(extra)
+        self.poller = poller
+        self.connection = connection
+        self.meter = connection.meter
+        self.packet = FAST_PACKET
+        """Bytes of data in one packet, by what the path carries."""
+        self._sock = sock
+        self._closed = False
+        # Coming in.
+        self._held = b""
+        """The beginning of a packet, or what waits for asyncssh."""
+        self._own = False
+        """Whether packets are taken apart here."""
+        self._thinking = False
+        """Whether asyncssh has not finished with the last packet."""
+        self._paused = False
+        self._readable = False
+        self._ending = False
+        self._taken = 0
+        """Packets that asyncssh did not see and has not counted."""
+        self._heard = poller.now
+        # Going out.
+        self._sealer: Sealer | None = None
+        self._out = bytearray()
+        self._view = memoryview(self._out)
+        self._start = self._end = 0
+        self._blocked = False
+        self._full = False
+        self._marked = False
+        self._turning = False
+        self._queue: deque[Stream] = deque()
+        # What is looked after once a second.
+        self._opening: list[Stream] = []
+        self._asked = 0
+
+    def begin(self) -> None:
+        """Start talking."""
+        self.poller.joined(self)
+        self.connection.connection_made(self)
+        if not self._closed:
+            self.poller.watch(self._sock, self)
+
+    # Coming in.
+
+    def ready(self, events: int) -> None:
+        """Something may have happened to the socket."""
+        if events & WRITABLE and self._blocked:
+            self._blocked = False
+            self.flush()
+            if not self._blocked:
+                self._serve()
+        if events & READABLE:
+            self._readable = True
+            if events & ENDING:
+                self._ending = True
+            self._read()
+
+    def turn(self) -> None:
+        """Go on with what waits."""
+        self._turning = False
+        if self._closed:
+            return
+        if self._held and not self._thinking and not self._paused:
+            held, self._held = self._held, b""
+            self.poller.wire[:len(held)] = held
+            self._take(len(held))
+        if self._readable:
+            self._read()
+        self._serve()
+
+    def fail(self, bug: Exception) -> None:
+        """A fault of ours: the connection ends, as asyncssh would end it."""
+        self.connection.internal_error(cast("Any", (type(bug), bug, bug.__traceback__)))
+
+    def _read(self) -> None:
+        if self._closed or self._paused or self._thinking:
+            return
+        wire, held = self.poller.wire, self._held
+        kept = len(held)
+        wire[:kept] = held
+        try:
+            got = self._sock.recv_into(wire[kept:kept + _READ])
+        except BlockingIOError:
+            self._readable = False
+            return
+        except OSError as error:
+            self._lost(error)
+            return
+        if not got:
+            self._lost(None)
+            return
+        self._heard = self.poller.now
+        self._asked = 0
+        self._held = b""
+        # A short read means that nothing is left, unless an end has been seen that is still to be read.
+        self._readable = got == _READ or self._ending
+        self._take(kept + got)
+        if self._readable and not self._thinking:
+            self._again()
+
+    def _take(self, end: int) -> None:
+        """Take apart the first *end* bytes of the common buffer."""
+        connection, start = self.connection, 0
+        try:
+            while start < end and not connection.gone and not self._thinking:
+                if self._own:
+                    taken = self._packet(start, end)
+                    if not taken:
+                        break
+                    start += taken
+                else:
+                    connection.data_received(bytes(self.poller.wire[start:end]))
+                    start, end = 0, self._adopt()
+        except PacketDecodeError as error:
+            connection.violated(asyncssh.ProtocolError(str(error)))
+        except asyncssh.DisconnectError as error:
+            connection.violated(error)
+        if start < end and not self._closed:
+            self._held = bytes(self.poller.wire[start:end])
+
+    def _adopt(self) -> int:
+        """After asyncssh has taken bytes itself: whether packets are ours from here on. What it has left over."""
+        if self.connection.gone or not self.connection.between_packets:
+            self._thinking = self.connection.thinking
+            return 0
+        if not isinstance(self.connection.incoming, Incoming):
+            return 0
+        self._own = True
+        rest = self.connection.left_over()
+        self.poller.wire[:len(rest)] = rest
+        return len(rest)
+
+    def resumed(self, rest: bytes) -> None:
+        """asyncssh has finished with a packet that it thought about; *rest* is what came behind it."""
+        self._thinking = False
+        self._held = rest + self._held
+        self._again()
+
+    def _packet(self, start: int, end: int) -> int:
+        """Handle one packet; its length on the wire, 0 when it is not there yet."""
+        connection, poller = self.connection, self.poller
+        wire, opened = poller.wire[start:end], poller.opened
+        incoming = connection.incoming
+        length: int = incoming.opener.open(wire, opened, connection.longest)
+        if not length:
+            return 0
+        whole = HEAD + length + TAG
+        kind = opened[1]
+        if MSG_CHANNEL_OPEN <= kind <= MSG_CHANNEL_LAST and connection.proven:
+            if kind == MSG_CHANNEL_DATA:
+                stream = connection.channel(int.from_bytes(opened[2:6], "big"))
+                if type(stream) is Stream:
+                    size = int.from_bytes(opened[6:10], "big")
+                    if 10 + size + opened[0] != length:
+                        raise asyncssh.ProtocolError("data of a length that does not fit")
+                    self._taken += 1
+                    stream.arrived(opened[10:10 + size])
+                    return whole
+            elif kind == MSG_CHANNEL_OPEN:
+                self._taken += 1
+                connection.channel_asked(SSHPacket(bytes(opened[2:length - opened[0]])))
+                return whole
+            elif kind >= MSG_CHANNEL_FIRST:
+                stream = connection.channel(int.from_bytes(opened[2:6], "big"))
+                if type(stream) is Stream:
+                    self._taken += 1
+                    stream.told(kind, SSHPacket(bytes(opened[6:length - opened[0]])))
+                    return whole
+        connection.passed_over(self._taken)
+        self._taken = 0
+        incoming.opened = bytes(opened[:length])
+        connection.data_received(bytes(wire[:whole]))
+        self._thinking = connection.thinking
+        return whole
+
+    # Going out.
+
+    def keyed(self, sealer: Sealer) -> None:
+        """New keys for what we send: whatever waited for them goes on."""
+        self._sealer = sealer
+        if self._queue:
+            self._again()
+
+    def may_send(self) -> bool:
+        """Whether data of streams is taken now."""
+        return not self._blocked and not self._closed and self.connection.keys_ready()
+
+    def queue(self, stream: Stream, *, fresh: bool) -> None:
+        """Have *stream* pump in its turn. One that has just woken up goes before those that used up a quantum."""
+        if not stream.queued:
+            stream.queued = True
+            if fresh:
+                self._queue.appendleft(stream)
+            else:
+                self._queue.append(stream)
+            if not self._blocked:
+                self._again()
+
+    def _serve(self) -> None:
+        queue = self._queue
+        end = self.meter.bytes_out + _TURN
+        for _ in range(len(queue)):
+            if not queue or not self.may_send():
+                return
+            if self.meter.bytes_out > end:
+                self._again()
+                return
+            stream = queue.popleft()
+            stream.queued = False
+            stream.pump(fresh=False)
+
+    def data(self, channel: int, size: int) -> None:
+        """Send the first *size* bytes behind `DATA_AT` in the common buffer."""
+        assert self._sealer
+        self._room(size + OVERHEAD + 16)
+        sent = self._sealer.seal_data(channel, self.poller.plain, size, self._view[self._end:])
+        self._end += sent
+        self.meter.bytes_out += size
+        self.connection.sent(sent)
+        if self._end - self._start >= _CORK:
+            self.flush()
+        elif not self._marked:
+            self._marked = True
+            self.poller.written(self)
+
+    def control(self, payload: bytes) -> None:
+        """Send a message about a channel; it waits for the end of a key exchange."""
+        if self.connection.gone:
+            return
+        if self._sealer is None or not self.connection.keys_ready():
+            self.connection.send_packet(payload[0], payload[1:])
+            return
+        packet = self._sealer.seal_payload(payload)
+        self.connection.sent(len(packet))
+        self.write(packet)
+
+    def refuse(self, peer: int, code: int, reason: str) -> None:
+        """Tell the peer that a channel is not opened."""
+        self.connection.send_channel_open_failure(peer, code, reason, DEFAULT_LANG)
+
+    def write(self, data: "bytes | bytearray | memoryview[Any]") -> None:
+        """Send *data*, sealed already, at the end of this turn."""
+        if self._closed:
+            return
+        size = len(data)
+        self._room(size)
+        self._view[self._end:self._end + size] = data
+        self._end += size
+        if self._end - self._start > HIGH_WATER and not self._blocked:
+            self.flush()
+        waiting = self._end - self._start
+        if waiting > HIGH_WATER and not self._closed:
+            if waiting > MOST_UNSENT:
+                self._lost(asyncssh.ConnectionLost("the peer sends and does not read"))
+                return
+            if not self._full:
+                self._full = True
+                self.connection.pause_writing()
+        if not self._marked:
+            self._marked = True
+            self.poller.written(self)
+
+    def _room(self, size: int) -> None:
+        """Have *size* bytes free at the end of the buffer."""
+        if self._start == self._end:
+            self._start = self._end = 0
+        if self._end + size > len(self._out):
+            waiting = self._end - self._start
+            larger = bytearray(max(_SMALL, 2 * len(self._out) if size > _SMALL else len(self._out), waiting + size))
+            larger[:waiting] = self._view[self._start:self._end]
+            self._out, self._view = larger, memoryview(larger)
+            self._start, self._end = 0, waiting
+
+    def flush(self) -> None:
+        """Send what was written, as far as the socket takes it."""
+        self._marked = False
+        if self._closed or self._blocked or self._start == self._end:
+            return
+        try:
+            self._start += self._sock.send(self._view[self._start:self._end])
+        except BlockingIOError:
+            self._blocked = True
+            return
+        except OSError as error:
+            self._lost(error)
+            return
+        self._blocked = self._start < self._end
+        if self._full and self._end - self._start <= LOW_WATER:
+            self._full = False
+            self.connection.resume_writing()
+
+    # Streams.
+
+    def carry(self, sock: socket.socket, kind: bytes, host: str, port: int, ended: "Ended") -> Stream:
+        """Take *sock*, which is connected and does not block, to *host*:*port* as the peer knows it.
+
+        *ended* hears once how it went. Raises ChannelOpenError when the connection is gone.
+        """
+        stream = Stream(self, sock, self.poller.now + OPEN_TIMEOUT, ended)
+        self.connection.expect_packets(FAST_PACKET)
+        self._opening.append(stream)
+        stream.ask(kind, host, port)
+        return stream
+
+    def deliver(self, target: Target, peer: int, window: int, most: int) -> None:
+        """Connect to *target* for the channel *peer* of the peer, and answer it."""
+        try:
+            family = socket.AF_INET6 if ":" in target.host else socket.AF_INET
+            sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        except OSError as error:
+            raise refusal_of(error) from error
+        failure = sock.connect_ex((target.host, target.port))
+        stream = Stream(self, sock, self.poller.now + CONNECT_TIMEOUT)
+        self.connection.expect_packets(FAST_PACKET)
+        if failure in (0, errno.EINPROGRESS):
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            stream.answer(peer, window, most)
+            if failure:
+                self._opening.append(stream)
+            else:
+                stream.connected()
+        else:
+            stream.answer(peer, window, most)
+            stream.unanswered()
+
+    def window(self, present: int) -> int:
+        """The window that a stream should have, which has consumed half of *present*."""
+        return present
+
+    # Once a second.
+
+    def sweep(self, now: float) -> None:
+        """Give up what is overdue, ask a silent peer for a sign of life, let go of a buffer that is not in use."""
+        if self._opening:
+            self._opening = [stream for stream in self._opening if not stream.overdue(now)]
+        if self._start == self._end and self._out:
+            self._out = bytearray()
+            self._view = memoryview(self._out)
+            self._start = self._end = 0
+        self._asked = self.connection.look_after(now - self._heard, self._asked)
+
+    # The end.
+
+    def _lost(self, error: Exception | None) -> None:
+        if not self._closed:
+            self._shut()
+            self.connection.connection_lost(error)
+
+    def _shut(self) -> None:
+        self._closed = True
+        self.poller.left(self)
+        self.poller.forget(self._sock)
+        self._sock.close()
+        self._queue.clear()
+        self._held = b""
+
+    def abort(self) -> None:
+        """Close at once; what the socket takes without waiting is still sent."""
+        if not self._closed:
+            self.flush()
+        if not self._closed:
+            self._shut()
+
+    def close(self) -> None:
+        """Close at once: asyncssh closes its connections when everything was said."""
+        self.abort()
+
+    def is_closing(self) -> bool:
+        """Whether it is closed."""
+        return self._closed
+
+    def get_write_buffer_size(self) -> int:
+        """Bytes that wait to be sent."""
+        return self._end - self._start
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """The limits are those of `options`."""
+
+    def can_write_eof(self) -> bool:
+        """SSH ends by a message."""
+        return False
+
+    def pause_reading(self) -> None:
+        """Take nothing from the peer for now."""
+        self._paused = True
+
+    def resume_reading(self) -> None:
+        """Take from the peer again."""
+        self._paused = False
+        self._readable = True
+        self._again()
+
+    def is_reading(self) -> bool:
+        """Whether what the peer sends is taken."""
+        return not self._paused and not self._closed
+
+    def _again(self) -> None:
+        if not self._turning and not self._closed:
+            self._turning = True
+            self.poller.again(self)
+
+
+def refusal_of(error: OSError) -> asyncssh.ChannelOpenError:
+    """No socket is to be had."""
+    return asyncssh.ChannelOpenError(asyncssh.OPEN_RESOURCE_SHORTAGE, error.strerror or "no socket")

@@ -1,0 +1,433 @@
+"""One forwarded connection: a local socket and a channel, and nothing else. No task, no future, no timer.
+
+Rules, and what each prevents:
+
+1. Pull: the local socket is read only when the channel's window and the connection take what is read. A peer that does
+   not read stops the program that sends, through every hop; what waits here for a program that does not read is one
+   window at most, and it is granted anew only when it was passed on.
+2. An end of file goes through each way by itself: half-closed connections work.
+3. An end that goes away before its end of file was cut. The other end is reset, not closed: nobody takes a part for
+   the whole.
+4. What the protocol forbids in this state (data beyond the window or after the end of file, a second answer to an
+   open, a window above what 32 bits hold) ends the connection (RFC 4254 sections 5.1 to 5.3).
+"""
+
+import contextlib
+import socket
+import struct
+from typing import TYPE_CHECKING
+
+import asyncssh
+from asyncssh.constants import (
+    MSG_CHANNEL_CLOSE,
+    MSG_CHANNEL_DATA,
+    MSG_CHANNEL_EOF,
+    MSG_CHANNEL_FAILURE,
+    MSG_CHANNEL_OPEN,
+    MSG_CHANNEL_OPEN_CONFIRMATION,
+    MSG_CHANNEL_OPEN_FAILURE,
+    MSG_CHANNEL_REQUEST,
+    MSG_CHANNEL_WINDOW_ADJUST,
+    OPEN_CONNECT_FAILED,
+)
+from asyncssh.packet import SSHPacket, String, UInt32
+
+from fairlead.base.errors import FairleadError
+from fairlead.transport.accelerated.packets import DATA_AT
+from fairlead.transport.accelerated.poller import ENDING, READABLE, WRITABLE
+from fairlead.transport.options import FAST_PACKET, QUANTUM, WINDOW
+from fairlead.transport.refusals import lost, refused
+from fairlead.transport.resets import resetting
+
+if TYPE_CHECKING:
+    from fairlead.transport.accelerated.link import Link
+    from fairlead.transport.connection import Ended
+
+_ADJUST = struct.Struct(">BII")
+_MOST_WINDOW = (1 << 32) - 1
+_BROKEN = 0x18  # EPOLLERR | EPOLLHUP: reset, or both directions are closed
+
+_ASKED, _CONNECTING, _OPEN, _GONE = range(4)
+
+
+class Stream:
+    """A channel of a `Link`, which asyncssh's connection knows under its number as it knows its own."""
+
+    __slots__ = (
+        "_abandoned", "_counted", "_credit", "_deadline", "_ended", "_ending", "_got_eof", "_granted", "_link",
+        "_most", "_number", "_outcome", "_peer", "_pending", "_readable", "_send_window", "_sent_close",
+        "_sent_eof", "_sock", "_state", "_what", "_window", "queued",
+    )
+
+    def __init__(self, link: "Link", sock: socket.socket, deadline: float, ended: "Ended | None" = None) -> None:
+        self._link = link
+        self._sock: socket.socket | None = sock
+        self._deadline = deadline
+        """When an open that was not answered is given up, in the loop's time."""
+        self._ended = ended
+        self._state = _CONNECTING
+        self._number = link.connection.add_channel(self)  # type: ignore[arg-type]
+        self._peer = 0
+        self._send_window = 0
+        self._most = 0
+        self._window = self._granted = WINDOW
+        self._credit = 0
+        self._pending: bytearray | None = None
+        self._outcome: FairleadError | None = None
+        self._what = ""
+        self._readable = self._ending = self._got_eof = self._sent_eof = self._sent_close = self._abandoned = False
+        self._counted = False
+        self.queued = False
+        """Waits for its turn to send."""
+
+    # Opening.
+
+    def ask(self, kind: bytes, host: str, port: int) -> None:
+        """Ask the peer for *host*:*port*."""
+        self._state = _ASKED
+        self._what = f"{host}:{port}"
+        self._link.control(b"".join((
+            bytes((MSG_CHANNEL_OPEN,)), String(kind), UInt32(self._number), UInt32(WINDOW), UInt32(FAST_PACKET),
+            String(host), UInt32(port), String("127.0.0.1"), UInt32(0))))
+        assert self._sock
+        self._link.poller.watch(self._sock, self)
+
+    def answer(self, peer: int, window: int, most: int) -> None:
+        """The peer asks; its service is being connected to."""
+        self._peer, self._send_window, self._most = peer, window, min(most, FAST_PACKET)
+        assert self._sock
+        self._link.poller.watch(self._sock, self)
+
+    def connected(self) -> None:
+        """The service answered."""
+        self._link.control(b"".join((
+            bytes((MSG_CHANNEL_OPEN_CONFIRMATION,)), UInt32(self._peer), UInt32(self._number), UInt32(WINDOW),
+            UInt32(FAST_PACKET))))
+        self._open()
+
+    def unanswered(self) -> None:
+        """The service did not answer."""
+        self._link.refuse(self._peer, OPEN_CONNECT_FAILED, "connect failed")
+        self._leave()
+        self._reset_local()
+
+    def _open(self) -> None:
+        self._state = _OPEN
+        self._counted = True
+        self._link.meter.streams += 1
+
+    def overdue(self, now: float) -> bool:
+        """Give an open up that was not answered in time; whether there is nothing more to wait for."""
+        if self._state not in (_ASKED, _CONNECTING):
+            return True
+        if now < self._deadline:
+            return False
+        if self._state == _CONNECTING:
+            self.unanswered()
+        else:
+            self._give_up(refused(self._what, "no answer"))
+        return True
+
+    def abort(self) -> None:
+        """Reset both ends."""
+        if self._state == _CONNECTING:
+            self.unanswered()
+        elif self._state == _ASKED:
+            self._give_up(lost())
+        else:
+            self._outcome = self._outcome or lost()
+            self._close()
+            self._reset_local()
+
+    def _give_up(self, outcome: FairleadError | None) -> None:
+        """Nobody waits for the answer any more: should it come, the channel is closed."""
+        self._abandoned = True
+        self._tell(outcome)
+        self._reset_local()
+
+    # The local socket.
+
+    def ready(self, events: int) -> None:
+        """Something may have happened to the local socket."""
+        if self._state == _CONNECTING:
+            if events & (WRITABLE | ENDING):
+                self._tried()
+            return
+        if events & WRITABLE and self._pending is not None:
+            self._pass_on()
+        if events & READABLE and self._sock:
+            self._readable = True
+            if events & ENDING:
+                self._ending = True
+                if self._state == _ASKED and events & _BROKEN:
+                    self._give_up(None)
+                    return
+            if not self.queued:
+                self.pump(fresh=True)
+
+    def fail(self, bug: Exception) -> None:  # noqa: ARG002 - the poller has told of it
+        """A fault of ours: the stream ends."""
+        self.abort()
+
+    def _tried(self) -> None:
+        assert self._sock
+        if self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self.unanswered()
+            return
+        try:
+            self._sock.getpeername()
+        except OSError:
+            return  # not yet: an event before its time
+        self.connected()
+        self._readable = True
+        self.pump(fresh=True)
+
+    def pump(self, *, fresh: bool) -> None:
+        """Send what the local socket has, one quantum at most. *fresh*: it has just woken up and goes first."""
+        link = self._link
+        if self._state != _OPEN or not self._readable or self._sent_eof or self._sent_close:
+            return
+        if not link.may_send():
+            link.queue(self, fresh=fresh)
+            return
+        sock, plain, left = self._sock, link.poller.plain, QUANTUM
+        assert sock
+        while True:
+            size = min(self._send_window, self._most, left, link.packet)
+            if size <= 0:
+                if left <= 0:
+                    link.queue(self, fresh=False)
+                return
+            try:
+                got = sock.recv_into(plain[DATA_AT:DATA_AT + size])
+            except BlockingIOError:
+                self._readable = False
+                return
+            except OSError:
+                self._local_gone()
+                return
+            if not got:
+                self._readable = False
+                self._sent_eof = True
+                self._send(MSG_CHANNEL_EOF)
+                self._both_ended()
+                return
+            self._send_window -= got
+            left -= got
+            link.data(self._peer, got)
+            if got < size and not self._ending:  # drained, unless an end that came along is still to be read
+                self._readable = False
+                return
+            if not link.may_send():
+                link.queue(self, fresh=False)
+                return
+
+    def _local_gone(self) -> None:
+        """The program is no more: reset, or it takes nothing more."""
+        self._close()
+        self._reset_local()
+
+    def _pass_on(self) -> None:
+        """Give the program what waits for it."""
+        assert self._sock
+        pending = self._pending
+        assert pending is not None
+        try:
+            sent = self._sock.send(pending)
+        except BlockingIOError:
+            return
+        except OSError:
+            self._local_gone()
+            return
+        if sent == len(pending):
+            self._pending = None
+            self._passed_on(sent)
+            self._after_all_data()
+        else:
+            del pending[:sent]
+            self._passed_on(sent)
+
+    def _passed_on(self, size: int) -> None:
+        """So much more may come."""
+        self._credit += size
+        if self._credit * 2 >= self._window and not self._sent_close and not self._got_eof:
+            if (window := self._link.window(self._window)) != self._window:
+                self._credit += window - self._window
+                self._window = window
+            self._granted += self._credit
+            self._link.control(_ADJUST.pack(MSG_CHANNEL_WINDOW_ADJUST, self._peer, self._credit))
+            self._credit = 0
+
+    def _after_all_data(self) -> None:
+        """Everything that came was passed on: pass on the end, too, if there is one."""
+        if self._got_eof and self._pending is None and self._sock:
+            if self._sent_eof or self._state == _GONE:
+                self._close_local()
+            else:
+                with contextlib.suppress(OSError):  # it has just been reset
+                    self._sock.shutdown(socket.SHUT_WR)
+
+    def _both_ended(self) -> None:
+        if self._sent_eof and self._got_eof:
+            self._close()
+            self._after_all_data()
+
+    def _reset_local(self) -> None:
+        if self._sock:
+            resetting(self._sock)
+        self._close_local()
+
+    def _close_local(self) -> None:
+        self._readable = False
+        self._pending = None
+        if self._sock:
+            self._link.poller.forget(self._sock)
+            self._sock.close()
+            self._sock = None
+        self._perhaps_over()
+
+    # The channel.
+
+    def arrived(self, data: memoryview) -> None:
+        """Data from the peer; *data* is valid within this call. Raises ProtocolError."""
+        size = len(data)
+        if size > self._granted or self._got_eof or self._state != _OPEN:
+            raise asyncssh.ProtocolError("data that was not to come")
+        self._granted -= size
+        self._link.meter.bytes_in += size
+        if self._sock is None:
+            return  # nobody is there to take it, and the close is on its way
+        if self._pending is not None:
+            self._pending += data
+            return
+        try:
+            sent = self._sock.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self._local_gone()
+            return
+        if sent < size:
+            self._pending = bytearray(data[sent:])
+        self._passed_on(sent)
+
+    def told(self, kind: int, packet: SSHPacket) -> None:
+        """Anything else from the peer about this channel. Raises ProtocolError, PacketDecodeError."""
+        if kind == MSG_CHANNEL_WINDOW_ADJUST:
+            self._send_window += packet.get_uint32()
+            packet.check_end()
+            if self._send_window > _MOST_WINDOW or self._state != _OPEN:
+                raise asyncssh.ProtocolError("a window that was not to come")
+            if self._readable and not self.queued:
+                self.pump(fresh=False)
+        elif kind == MSG_CHANNEL_EOF:
+            packet.check_end()
+            if self._state != _OPEN or self._got_eof:
+                raise asyncssh.ProtocolError("an end of file that was not to come")
+            self._got_eof = True
+            self._after_all_data()
+            self._both_ended()
+        elif kind == MSG_CHANNEL_CLOSE:
+            packet.check_end()
+            self._closed_by_peer()
+        elif kind == MSG_CHANNEL_OPEN_CONFIRMATION:
+            peer, window, most = packet.get_uint32(), packet.get_uint32(), packet.get_uint32()
+            self.process_open_confirmation(peer, window, most, packet)
+        elif kind == MSG_CHANNEL_OPEN_FAILURE:
+            _code, reason = packet.get_uint32(), packet.get_string()
+            packet.get_string()
+            packet.check_end()
+            self.process_open_failure(_code, reason.decode("utf-8", "replace"), "")
+        elif kind == MSG_CHANNEL_REQUEST and self._state == _OPEN:
+            packet.get_string()
+            if packet.get_boolean():
+                self._send(MSG_CHANNEL_FAILURE)
+        elif kind == MSG_CHANNEL_DATA:
+            data = packet.get_string()
+            packet.check_end()
+            self.arrived(memoryview(data))
+        else:
+            raise asyncssh.ProtocolError("a message that a stream does not know")
+
+    def _closed_by_peer(self) -> None:
+        if self._state != _OPEN:
+            raise asyncssh.ProtocolError("a close that was not to come")
+        if not self._got_eof and not self._sent_close:
+            self._outcome = lost()
+        self._close()
+        self._leave()
+        if self._got_eof:
+            self._after_all_data()
+        else:
+            self._reset_local()
+
+    def _send(self, kind: int) -> None:
+        self._link.control(bytes((kind,)) + UInt32(self._peer))
+
+    def _close(self) -> None:
+        if not self._sent_close and self._state == _OPEN:
+            self._sent_close = True
+            self._send(MSG_CHANNEL_CLOSE)
+
+    def _leave(self) -> None:
+        """The channel is no more."""
+        if self._state == _GONE:
+            return
+        self._state = _GONE
+        self._link.connection.remove_channel(self._number)
+        self._perhaps_over()
+
+    def _perhaps_over(self) -> None:
+        if self._state == _GONE and self._sock is None:
+            if self._counted:
+                self._counted = False
+                self._link.meter.streams -= 1
+            self._tell(self._outcome)
+
+    def _tell(self, outcome: FairleadError | None) -> None:
+        ended, self._ended = self._ended, None
+        if ended:
+            ended(outcome)
+
+    # What asyncssh asks of what it has in its table of channels.
+
+    def process_open_confirmation(self, peer: int, window: int, most: int, packet: SSHPacket) -> None:
+        """The peer opened it. Raises ProtocolError."""
+        packet.check_end()
+        if self._state != _ASKED or not most:
+            raise asyncssh.ProtocolError("an answer that was not to come")
+        self._peer, self._send_window, self._most = peer, window, min(most, FAST_PACKET)
+        self._open()
+        if self._abandoned:
+            self._close()
+        else:
+            self.pump(fresh=True)
+
+    def process_open_failure(self, code: int, reason: str, lang: str) -> None:  # noqa: ARG002
+        """The peer did not open it. Raises ProtocolError."""
+        if self._state != _ASKED:
+            raise asyncssh.ProtocolError("an answer that was not to come")
+        self._outcome = refused(self._what, reason)
+        self._leave()
+        self._reset_local()
+
+    def process_connection_close(self, exc: Exception | None) -> None:  # noqa: ARG002
+        """The connection is no more."""
+        if self._state != _OPEN or not self._got_eof:
+            self._outcome = self._outcome or lost()
+        self._leave()
+        if self._got_eof:
+            self._after_all_data()
+        else:
+            self._reset_local()
+
+    def process_packet(self, kind: int, _number: int, packet: SSHPacket) -> bool:
+        """A packet that asyncssh took apart itself."""
+        self.told(kind, packet)
+        return True
+
+    def log_received_packet(self, *_: object) -> None:
+        """Nobody wants to know."""
+
+    def close(self) -> None:
+        """The connection is about to close: nothing to be said for this channel alone."""
