@@ -17,7 +17,6 @@ Rules, and the attack each stops:
 
 import asyncio
 import socket
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -193,19 +192,21 @@ class Guarded(SSHConnection):
         """So many packets came that asyncssh did not see."""
         self._recv_seq = (self._recv_seq + packets) & 0xFFFFFFFF
 
-    def sent(self, size: int) -> None:
-        """So many bytes went out, sealed, without asyncssh."""
+    def sealed(self, size: int) -> None:
+        """So many bytes were sealed without asyncssh; begins a key exchange when it is time for one (RFC 4253, 9)."""
         self._rekey_bytes_sent += size
+        if self._rekey_bytes_sent >= self._rekey_bytes and self._kex_complete:
+            self._rekey()
 
-    def keys_ready(self) -> bool:
-        """Whether data may be sealed now; begins a key exchange when it is time for one (RFC 4253 section 9)."""
-        if not self._kex_complete or not self._transport:
-            return False
-        if self._rekey_bytes_sent >= self._rekey_bytes or time.monotonic() >= self._rekey_time:
+    def rekey_when_old(self, now: float) -> None:
+        """Begin a key exchange when the keys are old; *now* is by the monotonic clock."""
+        if self._auth_complete and self._kex_complete and self._rekey_seconds and now >= self._rekey_time:
+            self._rekey()
+
+    def _rekey(self) -> None:
+        if not self.gone:
             self._send_kexinit()
             self._kexinit_sent = True
-            return False
-        return True
 
     def violated(self, error: asyncssh.DisconnectError) -> None:
         """The peer broke the protocol: tell it, and end."""
@@ -279,6 +280,11 @@ class Guarded(SSHConnection):
             self._send_encryption = cast("Any", outgoing)
             self._next_recv_encryption = cast("Any", opened_with(self._next_recv_encryption))
             self.link.keyed(outgoing.sealer)
+
+    def _send_kexinit(self) -> None:
+        super()._send_kexinit()
+        if self.link:
+            self.link.unkeyed()
 
     def send_packet(self, pkttype: int, *args: bytes, handler: Any = None) -> None:
         """Send a packet. asyncssh hides each behind an empty one, which is of no use with AES-GCM."""

@@ -15,9 +15,10 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from fairlead.transport.accelerated.packets import Opener, Padding, Sealer
 
 _STORED: dict[type, tuple[str, ...]] = {
-    SSHConnection: ("_recv_handler", "_inpbuf", "_recv_seq", "_rekey_bytes_sent", "_rekey_bytes", "_rekey_time",
-                    "_kex_complete", "_kexinit_sent", "_auth_complete", "_auth_final", "_send_encryption",
-                    "_next_recv_encryption", "_recv_encryption", "_keepalive_interval", "_keepalive_count_max",
+    SSHConnection: ("_recv_handler", "_inpbuf", "_recv_seq", "_rekey_bytes_sent", "_rekey_bytes", "_rekey_seconds",
+                    "_rekey_time", "_kex_complete", "_kexinit_sent", "_auth_complete", "_auth_final",
+                    "_send_encryption", "_next_recv_encryption", "_recv_encryption", "_keepalive_interval",
+                    "_keepalive_count_max",
                     "_global_request_waiters", "_channels"),
     GCMCipher: ("_key", "_iv"),
     GCMEncryption: ("_cipher",),

@@ -24,13 +24,13 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, cast
 
 import asyncssh
-from asyncssh.constants import DEFAULT_LANG, MSG_CHANNEL_DATA, MSG_CHANNEL_FIRST, MSG_CHANNEL_LAST, MSG_CHANNEL_OPEN
+from asyncssh.constants import DEFAULT_LANG, MSG_CHANNEL_LAST, MSG_CHANNEL_OPEN
 from asyncssh.packet import PacketDecodeError, SSHPacket
 
 from fairlead.transport.accelerated.library import Incoming
-from fairlead.transport.accelerated.packets import HEAD, OVERHEAD, TAG, Sealer
+from fairlead.transport.accelerated.packets import DATA_AT, HEAD, OVERHEAD, TAG, Sealer
 from fairlead.transport.accelerated.poller import ENDING, READABLE, WRITABLE, Poller
-from fairlead.transport.accelerated.stream import Stream
+from fairlead.transport.accelerated.stream import LEAST, NUMBER, Stream
 from fairlead.transport.options import (
     CONNECT_TIMEOUT,
     FAST_PACKET,
@@ -76,6 +76,9 @@ class Link(asyncio.Transport):
         """The beginning of a packet, or what waits for asyncssh."""
         self._own = False
         """Whether packets are taken apart here."""
+        self._incoming: Incoming | None = None
+        self._longest = 0
+        self._proven = False
         self._thinking = False
         """Whether asyncssh has not finished with the last packet."""
         self._paused = False
@@ -86,6 +89,11 @@ class Link(asyncio.Transport):
         self._heard = poller.now
         # Going out.
         self._sealer: Sealer | None = None
+        """None before there are keys, and during each key exchange."""
+        self._sealed = 0
+        """Bytes since asyncssh, which counts them for the next key exchange, was told."""
+        self.sending = False
+        """Whether data of streams is taken now."""
         self._out = bytearray()
         self._view = memoryview(self._out)
         self._start = self._end = 0
@@ -111,9 +119,9 @@ class Link(asyncio.Transport):
         """Something may have happened to the socket."""
         if events & WRITABLE and self._blocked:
             self._blocked = False
+            self._decide()
             self.flush()
-            if not self._blocked:
-                self._serve()
+            self._serve()
         if events & READABLE:
             self._readable = True
             if events & ENDING:
@@ -188,7 +196,8 @@ class Link(asyncio.Transport):
         if self.connection.gone or not self.connection.between_packets:
             self._thinking = self.connection.thinking
             return 0
-        if not isinstance(self.connection.incoming, Incoming):
+        self._refresh()
+        if not self._incoming:
             return 0
         self._own = True
         rest = self.connection.left_over()
@@ -197,58 +206,62 @@ class Link(asyncio.Transport):
 
     def resumed(self, rest: bytes) -> None:
         """asyncssh has finished with a packet that it thought about; *rest* is what came behind it."""
-        self._thinking = False
         self._held = rest + self._held
+        self._refresh()
         self._again()
 
     def _packet(self, start: int, end: int) -> int:
         """Handle one packet; its length on the wire, 0 when it is not there yet."""
-        connection, poller = self.connection, self.poller
-        wire, opened = poller.wire[start:end], poller.opened
-        incoming = connection.incoming
-        length: int = incoming.opener.open(wire, opened, connection.longest)
+        wire, opened, incoming = self.poller.wire, self.poller.opened, self._incoming
+        assert incoming
+        length = incoming.opener.open(wire, start, end, opened, self._longest)
         if not length:
             return 0
         whole = HEAD + length + TAG
-        kind = opened[1]
-        if MSG_CHANNEL_OPEN <= kind <= MSG_CHANNEL_LAST and connection.proven:
-            if kind == MSG_CHANNEL_DATA:
-                stream = connection.channel(int.from_bytes(opened[2:6], "big"))
-                if type(stream) is Stream:
-                    size = int.from_bytes(opened[6:10], "big")
-                    if 10 + size + opened[0] != length:
-                        raise asyncssh.ProtocolError("data of a length that does not fit")
-                    self._taken += 1
-                    stream.arrived(opened[10:10 + size])
-                    return whole
-            elif kind == MSG_CHANNEL_OPEN:
+        kind, payload = opened[1], length - opened[0]
+        if kind == MSG_CHANNEL_OPEN and self._proven:
+            self._taken += 1
+            self.connection.channel_asked(SSHPacket(bytes(opened[2:payload])))
+            return whole
+        if MSG_CHANNEL_OPEN < kind <= MSG_CHANNEL_LAST and payload >= LEAST:
+            stream = self.connection.channel(NUMBER(opened, 2)[0])
+            if type(stream) is Stream:
                 self._taken += 1
-                connection.channel_asked(SSHPacket(bytes(opened[2:length - opened[0]])))
+                stream.told(kind, opened, payload)
                 return whole
-            elif kind >= MSG_CHANNEL_FIRST:
-                stream = connection.channel(int.from_bytes(opened[2:6], "big"))
-                if type(stream) is Stream:
-                    self._taken += 1
-                    stream.told(kind, SSHPacket(bytes(opened[6:length - opened[0]])))
-                    return whole
+        connection = self.connection
         connection.passed_over(self._taken)
         self._taken = 0
         incoming.opened = bytes(opened[:length])
-        connection.data_received(bytes(wire[:whole]))
-        self._thinking = connection.thinking
+        connection.data_received(bytes(wire[start:start + whole]))
+        self._refresh()
         return whole
+
+    def _refresh(self) -> None:
+        """See what asyncssh has come to: nothing but a packet of its own changes it."""
+        connection = self.connection
+        self._thinking = connection.thinking
+        self._proven = connection.proven
+        self._longest = connection.longest
+        incoming = connection.incoming
+        self._incoming = incoming if isinstance(incoming, Incoming) else None
 
     # Going out.
 
     def keyed(self, sealer: Sealer) -> None:
         """New keys for what we send: whatever waited for them goes on."""
         self._sealer = sealer
+        self._decide()
         if self._queue:
             self._again()
 
-    def may_send(self) -> bool:
-        """Whether data of streams is taken now."""
-        return not self._blocked and not self._closed and self.connection.keys_ready()
+    def unkeyed(self) -> None:
+        """A key exchange has begun."""
+        self._sealer = None
+        self._decide()
+
+    def _decide(self) -> None:
+        self.sending = self._sealer is not None and not self._blocked and not self._closed
 
     def queue(self, stream: Stream, *, fresh: bool) -> None:
         """Have *stream* pump in its turn. One that has just woken up goes before those that used up a quantum."""
@@ -258,14 +271,14 @@ class Link(asyncio.Transport):
                 self._queue.appendleft(stream)
             else:
                 self._queue.append(stream)
-            if not self._blocked:
+            if self.sending:
                 self._again()
 
     def _serve(self) -> None:
         queue = self._queue
         end = self.meter.bytes_out + _TURN
         for _ in range(len(queue)):
-            if not queue or not self.may_send():
+            if not queue or not self.sending:
                 return
             if self.meter.bytes_out > end:
                 self._again()
@@ -277,12 +290,11 @@ class Link(asyncio.Transport):
     def data(self, channel: int, size: int) -> None:
         """Send the first *size* bytes behind `DATA_AT` in the common buffer."""
         assert self._sealer
-        self._room(size + OVERHEAD + 16)
-        sent = self._sealer.seal_data(channel, self.poller.plain, size, self._view[self._end:])
-        self._end += sent
+        self._room(DATA_AT + size + OVERHEAD)
+        self._end = end = self._sealer.seal_data(channel, self.poller.plain, size, self._view, self._end)
+        self._sealed += size
         self.meter.bytes_out += size
-        self.connection.sent(sent)
-        if self._end - self._start >= _CORK:
+        if end - self._start >= _CORK:
             self.flush()
         elif not self._marked:
             self._marked = True
@@ -292,11 +304,11 @@ class Link(asyncio.Transport):
         """Send a message about a channel; it waits for the end of a key exchange."""
         if self.connection.gone:
             return
-        if self._sealer is None or not self.connection.keys_ready():
+        if self._sealer is None:
             self.connection.send_packet(payload[0], payload[1:])
             return
         packet = self._sealer.seal_payload(payload)
-        self.connection.sent(len(packet))
+        self._sealed += len(packet)
         self.write(packet)
 
     def refuse(self, peer: int, code: int, reason: str) -> None:
@@ -339,17 +351,23 @@ class Link(asyncio.Transport):
     def flush(self) -> None:
         """Send what was written, as far as the socket takes it."""
         self._marked = False
+        if self._sealed:
+            sealed, self._sealed = self._sealed, 0
+            self.connection.sealed(sealed)
         if self._closed or self._blocked or self._start == self._end:
             return
         try:
             self._start += self._sock.send(self._view[self._start:self._end])
         except BlockingIOError:
             self._blocked = True
+            self._decide()
             return
         except OSError as error:
             self._lost(error)
             return
-        self._blocked = self._start < self._end
+        if self._start < self._end:
+            self._blocked = True
+            self._decide()
         if self._full and self._end - self._start <= LOW_WATER:
             self._full = False
             self.connection.resume_writing()
@@ -362,7 +380,7 @@ class Link(asyncio.Transport):
         *ended* hears once how it went. Raises ChannelOpenError when the connection is gone.
         """
         stream = Stream(self, sock, self.poller.now + OPEN_TIMEOUT, ended)
-        self.connection.expect_packets(FAST_PACKET)
+        self._expect()
         self._opening.append(stream)
         stream.ask(kind, host, port)
         return stream
@@ -376,7 +394,7 @@ class Link(asyncio.Transport):
             raise refusal_of(error) from error
         failure = sock.connect_ex((target.host, target.port))
         stream = Stream(self, sock, self.poller.now + CONNECT_TIMEOUT)
-        self.connection.expect_packets(FAST_PACKET)
+        self._expect()
         if failure in (0, errno.EINPROGRESS):
             with contextlib.suppress(OSError):
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -388,6 +406,12 @@ class Link(asyncio.Transport):
         else:
             stream.answer(peer, window, most)
             stream.unanswered()
+
+    def _expect(self) -> None:
+        """From the first stream on packets may be long."""
+        if self._longest < FAST_PACKET:
+            self.connection.expect_packets(FAST_PACKET)
+            self._longest = self.connection.longest
 
     def window(self, present: int) -> int:
         """The window that a stream should have, which has consumed half of *present*."""
@@ -403,6 +427,7 @@ class Link(asyncio.Transport):
             self._out = bytearray()
             self._view = memoryview(self._out)
             self._start = self._end = 0
+        self.connection.rekey_when_old(now)
         self._asked = self.connection.look_after(now - self._heard, self._asked)
 
     # The end.
@@ -414,6 +439,7 @@ class Link(asyncio.Transport):
 
     def _shut(self) -> None:
         self._closed = True
+        self._decide()
         self.poller.left(self)
         self.poller.forget(self._sock)
         self._sock.close()

@@ -28,7 +28,9 @@ DATA_AT = 10
 """Where the data of CHANNEL_DATA begins in a packet without its length: padding length, type, channel, data length."""
 MSG_CHANNEL_DATA = 94
 
-_DATA = struct.Struct(">BBII")
+_DATA = struct.Struct(">BBII").pack_into
+_HEAD = struct.Struct(">I")
+_NONCE = struct.Struct(">4sQ").pack
 _POOL = 4096
 
 
@@ -68,7 +70,7 @@ class _Direction:
     def _nonce(self) -> bytes:
         counter = self._counter
         self._counter = (counter + 1) & 0xFFFFFFFFFFFFFFFF
-        return self._fixed + counter.to_bytes(8, "big")
+        return _NONCE(self._fixed, counter)
 
 
 class Sealer(_Direction):
@@ -88,22 +90,22 @@ class Sealer(_Direction):
         """A whole packet for the wire."""
         length = padding_length(len(payload))
         packet = b"%c%b%b" % (length, payload, self._padding.take(length))
-        head = len(packet).to_bytes(4, "big")
+        head = _HEAD.pack(len(packet))
         return head + self._aead.encrypt(self._nonce(), packet, head)
 
-    def seal_data(self, channel: int, plain: memoryview, size: int, out: memoryview) -> int:
-        """Seal CHANNEL_DATA whose *size* bytes lie in *plain* from `DATA_AT` on, into *out*; the bytes written there.
+    def seal_data(self, channel: int, plain: memoryview, size: int, out: memoryview, at: int) -> int:
+        """Seal CHANNEL_DATA into *out* from *at* on; where it ends. Its *size* bytes lie in *plain* from `DATA_AT` on.
 
         *plain* has room for the padding behind the data, *out* for `OVERHEAD` beyond payload.
         """
         padding = padding_length(DATA_AT - 1 + size)
         length = DATA_AT + size + padding
-        _DATA.pack_into(plain, 0, padding, MSG_CHANNEL_DATA, channel, size)
+        _DATA(plain, 0, padding, MSG_CHANNEL_DATA, channel, size)
         plain[DATA_AT + size:length] = self._padding.take(padding)
-        head = length.to_bytes(4, "big")
-        end = HEAD + length + TAG
-        out[:HEAD] = head
-        self._aead.encrypt_into(self._nonce(), plain[:length], head, out[HEAD:end])
+        head = _HEAD.pack(length)
+        end = at + HEAD + length + TAG
+        out[at:at + HEAD] = head
+        self._aead.encrypt_into(self._nonce(), plain[:length], head, out[at + HEAD:end])
         return end
 
 
@@ -112,23 +114,25 @@ class Opener(_Direction):
 
     __slots__ = ()
 
-    def open(self, wire: memoryview, plain: memoryview, most: int) -> int:
-        """Open the packet at the start of *wire* into *plain*; its length without head and tag, 0 when more is needed.
+    def open(self, wire: memoryview, start: int, end: int, plain: memoryview, most: int) -> int:
+        """Open the packet from *start* in *wire*, which is filled up to *end*, into *plain*.
+
+        Its length without head and tag; 0 when more is needed.
 
         *plain* holds then the padding length, the payload and the padding. *most* is the longest that is expected, and
         *plain* holds that. Raises ProtocolError, MACError.
         """
-        have = len(wire)
-        if have < HEAD:
+        sealed = start + HEAD
+        if end < sealed:
             return 0
-        length = int.from_bytes(wire[:HEAD], "big")
+        length: int = _HEAD.unpack_from(wire, start)[0]
         if length > most or length % BLOCK or not length:
             raise asyncssh.ProtocolError("a packet of a forbidden length")
-        end = HEAD + length + TAG
-        if have < end:
+        after = sealed + length + TAG
+        if end < after:
             return 0
         try:
-            self._aead.decrypt_into(self._nonce(), wire[HEAD:end], wire[:HEAD], plain[:length])
+            self._aead.decrypt_into(self._nonce(), wire[sealed:after], wire[start:sealed], plain[:length])
         except InvalidTag:
             raise asyncssh.MACError("MAC verification failed") from None
         if not LEAST_PADDING <= plain[0] <= length - 2:

@@ -43,9 +43,19 @@ if TYPE_CHECKING:
     from fairlead.transport.accelerated.link import Link
     from fairlead.transport.connection import Ended
 
-_ADJUST = struct.Struct(">BII")
+LEAST = 6
+"""Where the payload of the shortest message about a channel ends: padding length, type, number."""
+NUMBER = struct.Struct(">I").unpack_from
+_CONFIRMED = struct.Struct(">III").unpack_from
+_ADJUST = struct.Struct(">BII").pack
+_MESSAGE = struct.Struct(">BI").pack
+_OPENED = struct.Struct(">BIIII").pack
+_ASK = struct.Struct(">III").pack
 _MOST_WINDOW = (1 << 32) - 1
 _BROKEN = 0x18  # EPOLLERR | EPOLLHUP: reset, or both directions are closed
+
+_NOBODY = String("127.0.0.1") + UInt32(0)
+"""Who connected here: nobody's business (RFC 4254 section 7.2 wants a place)."""
 
 _ASKED, _CONNECTING, _OPEN, _GONE = range(4)
 
@@ -87,8 +97,8 @@ class Stream:
         self._state = _ASKED
         self._what = f"{host}:{port}"
         self._link.control(b"".join((
-            bytes((MSG_CHANNEL_OPEN,)), String(kind), UInt32(self._number), UInt32(WINDOW), UInt32(FAST_PACKET),
-            String(host), UInt32(port), String("127.0.0.1"), UInt32(0))))
+            bytes((MSG_CHANNEL_OPEN,)), String(kind), _ASK(self._number, WINDOW, FAST_PACKET), String(host),
+            UInt32(port), _NOBODY)))
         assert self._sock
         self._link.poller.watch(self._sock, self)
 
@@ -100,9 +110,7 @@ class Stream:
 
     def connected(self) -> None:
         """The service answered."""
-        self._link.control(b"".join((
-            bytes((MSG_CHANNEL_OPEN_CONFIRMATION,)), UInt32(self._peer), UInt32(self._number), UInt32(WINDOW),
-            UInt32(FAST_PACKET))))
+        self._link.control(_OPENED(MSG_CHANNEL_OPEN_CONFIRMATION, self._peer, self._number, WINDOW, FAST_PACKET))
         self._open()
 
     def unanswered(self) -> None:
@@ -187,13 +195,17 @@ class Stream:
         link = self._link
         if self._state != _OPEN or not self._readable or self._sent_eof or self._sent_close:
             return
-        if not link.may_send():
+        if not link.sending:
             link.queue(self, fresh=fresh)
             return
         sock, plain, left = self._sock, link.poller.plain, QUANTUM
         assert sock
         while True:
-            size = min(self._send_window, self._most, left, link.packet)
+            size = min(self._most, link.packet)
+            if size > self._send_window:
+                size = self._send_window
+            if size > left:
+                size = left
             if size <= 0:
                 if left <= 0:
                     link.queue(self, fresh=False)
@@ -218,7 +230,7 @@ class Stream:
             if got < size and not self._ending:  # drained, unless an end that came along is still to be read
                 self._readable = False
                 return
-            if not link.may_send():
+            if not link.sending:
                 link.queue(self, fresh=False)
                 return
 
@@ -255,7 +267,7 @@ class Stream:
                 self._credit += window - self._window
                 self._window = window
             self._granted += self._credit
-            self._link.control(_ADJUST.pack(MSG_CHANNEL_WINDOW_ADJUST, self._peer, self._credit))
+            self._link.control(_ADJUST(MSG_CHANNEL_WINDOW_ADJUST, self._peer, self._credit))
             self._credit = 0
 
     def _after_all_data(self) -> None:
@@ -288,9 +300,7 @@ class Stream:
 
     # The channel.
 
-    def arrived(self, data: memoryview) -> None:
-        """Data from the peer; *data* is valid within this call. Raises ProtocolError."""
-        size = len(data)
+    def _arrived(self, data: memoryview, size: int) -> None:
         if size > self._granted or self._got_eof or self._state != _OPEN:
             raise asyncssh.ProtocolError("data that was not to come")
         self._granted -= size
@@ -311,43 +321,59 @@ class Stream:
             self._pending = bytearray(data[sent:])
         self._passed_on(sent)
 
-    def told(self, kind: int, packet: SSHPacket) -> None:
-        """Anything else from the peer about this channel. Raises ProtocolError, PacketDecodeError."""
-        if kind == MSG_CHANNEL_WINDOW_ADJUST:
-            self._send_window += packet.get_uint32()
-            packet.check_end()
+    def told(self, kind: int, packet: memoryview, end: int) -> None:
+        """A message of the peer about this channel, whose payload is ``packet[1:end]``; valid within this call.
+
+        Raises ProtocolError, PacketDecodeError.
+        """
+        if kind == MSG_CHANNEL_DATA:
+            if end < DATA_AT or (size := NUMBER(packet, 6)[0]) != end - DATA_AT:
+                raise asyncssh.ProtocolError("data of a length that does not fit")
+            self._arrived(packet[DATA_AT:end], size)
+        elif kind == MSG_CHANNEL_WINDOW_ADJUST and end == LEAST + 4:
+            self._send_window += NUMBER(packet, 6)[0]
             if self._send_window > _MOST_WINDOW or self._state != _OPEN:
                 raise asyncssh.ProtocolError("a window that was not to come")
             if self._readable and not self.queued:
                 self.pump(fresh=False)
-        elif kind == MSG_CHANNEL_EOF:
-            packet.check_end()
+        elif kind == MSG_CHANNEL_EOF and end == LEAST:
             if self._state != _OPEN or self._got_eof:
                 raise asyncssh.ProtocolError("an end of file that was not to come")
             self._got_eof = True
             self._after_all_data()
             self._both_ended()
-        elif kind == MSG_CHANNEL_CLOSE:
-            packet.check_end()
+        elif kind == MSG_CHANNEL_CLOSE and end == LEAST:
             self._closed_by_peer()
-        elif kind == MSG_CHANNEL_OPEN_CONFIRMATION:
-            peer, window, most = packet.get_uint32(), packet.get_uint32(), packet.get_uint32()
-            self.process_open_confirmation(peer, window, most, packet)
+        elif kind == MSG_CHANNEL_OPEN_CONFIRMATION and end == LEAST + 12:
+            self._confirmed(*_CONFIRMED(packet, 6))
         elif kind == MSG_CHANNEL_OPEN_FAILURE:
-            _code, reason = packet.get_uint32(), packet.get_string()
-            packet.get_string()
-            packet.check_end()
-            self.process_open_failure(_code, reason.decode("utf-8", "replace"), "")
+            _code, reason = (fields := SSHPacket(bytes(packet[6:end]))).get_uint32(), fields.get_string()
+            fields.get_string()
+            fields.check_end()
+            self._refused(reason.decode("utf-8", "replace"))
         elif kind == MSG_CHANNEL_REQUEST and self._state == _OPEN:
-            packet.get_string()
-            if packet.get_boolean():
+            (fields := SSHPacket(bytes(packet[6:end]))).get_string()
+            if fields.get_boolean():
                 self._send(MSG_CHANNEL_FAILURE)
-        elif kind == MSG_CHANNEL_DATA:
-            data = packet.get_string()
-            packet.check_end()
-            self.arrived(memoryview(data))
         else:
             raise asyncssh.ProtocolError("a message that a stream does not know")
+
+    def _confirmed(self, peer: int, window: int, most: int) -> None:
+        if self._state != _ASKED or not most:
+            raise asyncssh.ProtocolError("an answer that was not to come")
+        self._peer, self._send_window, self._most = peer, window, min(most, FAST_PACKET)
+        self._open()
+        if self._abandoned:
+            self._close()
+        else:
+            self.pump(fresh=True)
+
+    def _refused(self, reason: str) -> None:
+        if self._state != _ASKED:
+            raise asyncssh.ProtocolError("an answer that was not to come")
+        self._outcome = refused(self._what, reason)
+        self._leave()
+        self._reset_local()
 
     def _closed_by_peer(self) -> None:
         if self._state != _OPEN:
@@ -362,7 +388,7 @@ class Stream:
             self._reset_local()
 
     def _send(self, kind: int) -> None:
-        self._link.control(bytes((kind,)) + UInt32(self._peer))
+        self._link.control(_MESSAGE(kind, self._peer))
 
     def _close(self) -> None:
         if not self._sent_close and self._state == _OPEN:
@@ -391,26 +417,6 @@ class Stream:
 
     # What asyncssh asks of what it has in its table of channels.
 
-    def process_open_confirmation(self, peer: int, window: int, most: int, packet: SSHPacket) -> None:
-        """The peer opened it. Raises ProtocolError."""
-        packet.check_end()
-        if self._state != _ASKED or not most:
-            raise asyncssh.ProtocolError("an answer that was not to come")
-        self._peer, self._send_window, self._most = peer, window, min(most, FAST_PACKET)
-        self._open()
-        if self._abandoned:
-            self._close()
-        else:
-            self.pump(fresh=True)
-
-    def process_open_failure(self, code: int, reason: str, lang: str) -> None:  # noqa: ARG002
-        """The peer did not open it. Raises ProtocolError."""
-        if self._state != _ASKED:
-            raise asyncssh.ProtocolError("an answer that was not to come")
-        self._outcome = refused(self._what, reason)
-        self._leave()
-        self._reset_local()
-
     def process_connection_close(self, exc: Exception | None) -> None:  # noqa: ARG002
         """The connection is no more."""
         if self._state != _OPEN or not self._got_eof:
@@ -420,14 +426,6 @@ class Stream:
             self._after_all_data()
         else:
             self._reset_local()
-
-    def process_packet(self, kind: int, _number: int, packet: SSHPacket) -> bool:
-        """A packet that asyncssh took apart itself."""
-        self.told(kind, packet)
-        return True
-
-    def log_received_packet(self, *_: object) -> None:
-        """Nobody wants to know."""
 
     def close(self) -> None:
         """The connection is about to close: nothing to be said for this channel alone."""
