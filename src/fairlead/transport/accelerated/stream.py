@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from fairlead.transport.accelerated.link import Link
     from fairlead.transport.connection import Ended
 
+_PARTS = 4
+"""A window is granted anew by so many parts: by halves, two processes wait for each other in turns (measured)."""
 LEAST = 6
 """Where the payload of the shortest message about a channel ends: padding length, type, number."""
 NUMBER = struct.Struct(">I").unpack_from
@@ -262,7 +264,7 @@ class Stream:
     def _passed_on(self, size: int) -> None:
         """So much more may come."""
         self._credit += size
-        if self._credit * 2 >= self._window and not self._sent_close and not self._got_eof:
+        if self._credit * _PARTS >= self._window and not self._sent_close and not self._got_eof:
             if (window := self._link.window(self._window)) != self._window:
                 self._credit += window - self._window
                 self._window = window
