@@ -55,6 +55,7 @@ class Mesh:
         self._clock = clock
         self._settings = settings
         self._trust = trust
+        self.way = way
         self._answer = answer
         self._refused = refused
         self._removed = removed

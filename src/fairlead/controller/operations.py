@@ -67,7 +67,7 @@ class Operations:
                             for n in self._directory.controllers()],
             "engines": {"total": sum(engines.values()), **dict(sorted(engines.items()))},
             "tunnels": {"total": len(tunnels), "up": sum(t["state"] == "up" for t in tunnels),
-                        "streams": sum(t["streams"] for t in tunnels)},
+                        "streams": sum(t["streams"] for t in tunnels), "transport": self._mesh.way.name},
             "view": str(self._view.network), "healthy": self.healthy, "problems": self._problems()}
 
     def nodes(self) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from fairlead.link.messages import Plan
 from fairlead.mesh import plan as plans
 from fairlead.mesh.supervisor import Supervisor
 from fairlead.nodes.address import View
+from fairlead.transport.way import Way
 
 
 class Running(Protocol):
@@ -22,6 +23,7 @@ class Running(Protocol):
     plan: Plan | None
     standing: str
     supervisor: Supervisor
+    way: Way
 
     @property
     def problems(self) -> list[str]:
@@ -59,7 +61,7 @@ class Operations:
                             for c, state, _, _, error in engine.supervisor.routes],
             "engines": {"total": 1, self._state(): 1},
             "tunnels": {"total": len(tunnels), "up": sum(t["state"] == "up" for t in tunnels),
-                        "streams": sum(t["streams"] for t in tunnels)},
+                        "streams": sum(t["streams"] for t in tunnels), "transport": engine.way.name},
             "view": str(self._view().network), "fingerprint": engine.host_key.public.fingerprint,
             "skew_s": round(engine.skew_s, 3), "plan_revision": engine.plan.revision if engine.plan else 0,
             "healthy": self.healthy, "problems": engine.problems}

@@ -20,6 +20,9 @@ VARIABLE = "FAIRLEAD_TRANSPORT"
 class Way(Protocol):
     """How SSH connections get at their sockets."""
 
+    name: str
+    """``stock`` or ``accelerated``."""
+
     async def take(self, sock: socket.socket, connection: Guarded) -> None:
         """Have *connection* talk over *sock*, which is connected and does not block, and is no longer the caller's."""
         ...
@@ -32,6 +35,8 @@ class Way(Protocol):
 class Stock:
     """asyncio's transports and asyncssh's channels: works wherever Python does."""
 
+    name = "stock"
+
     async def take(self, sock: socket.socket, connection: Guarded) -> None:
         """See `Way`."""
         connection.streams = StockStreams(connection)
@@ -43,6 +48,8 @@ class Stock:
 
 class Accelerated:
     """Our own sockets and channels, with one poller for all connections of the loop that runs."""
+
+    name = "accelerated"
 
     def __init__(self) -> None:
         self._poller = Poller(asyncio.get_running_loop())

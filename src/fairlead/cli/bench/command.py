@@ -57,8 +57,8 @@ def tunnel(seconds: Annotated[float | None, typer.Option("--seconds", min=0.05, 
 
     One stream from client to server through: nothing (raw), two haproxy without encryption (relay), `ssh -L` as
     installed and with its best cipher, stunnel, nginx, and a Controller and an engine. All processes, loads too, share
-    this machine. What is not installed is named and left out. FAIRLEAD_TRANSPORT=stock in the daemons of
-    fairlead-stock makes no difference today. --links needs what `bench failover` needs, but for etcd.
+    this machine. What is not installed is named and left out. The daemons of fairlead-stock keep to the
+    SSH library's own channels. --links needs what `bench failover` needs, but for etcd.
     """
     if links:
         if more or plot is not None:
