@@ -25,7 +25,7 @@ from tests.processes import Daemon, Site, ask, connect, echo, free_port, serving
 pytestmark = [pytest.mark.whole, pytest.mark.timeout(600)]
 
 ROOM_MIB = 200
-"""That all the floods together may take. 512 strangers at a door, their TLS or SSH begun, take a fifth of it."""
+"""That all the floods together may take. 1024 strangers at the SSH door, their SSH begun, take two fifths of it."""
 JOIN_S = 60.0
 """In a flood a join, with all its commands, takes five seconds."""
 PATH = b"/api/securekeyexchange"

@@ -250,7 +250,7 @@ class _Controller:
                 begin(plan=mesh.follow_plan(), members=admittance.keep_house(), room=admittance.make_room(),
                       links=mesh.supervisor.watch(), repair=mesh.listeners.repair())
                 ssh = await listen(doors.ssh, host_key=self.host_key, door=mesh.sessions, clock=clock,
-                                   admission=Admission(512, 128, patience_s=5.0),
+                                   admission=Admission(1024, 128, patience_s=5.0),
                                    keepalive=Keepalive(self.settings.keepalive_s), way=self.way)
                 if self.sqlite is not None:
                     await arrive()

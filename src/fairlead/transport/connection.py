@@ -291,6 +291,12 @@ class Guarded(SSHConnection):
         if pkttype != MSG_IGNORE or not self.link:
             super().send_packet(pkttype, *args, handler=handler)
 
+    def log_sent_packet(self, *_: Any) -> None:
+        """Nothing: names and sizes of packets are nobody's business, and asyncssh words them before it looks."""
+
+    def log_received_packet(self, *_: Any) -> None:
+        """Nothing, likewise."""
+
     def _finish_recv_packet(self, pkttype: int, seq: int, _task: "asyncio.Task[None] | None" = None,
                             is_async: bool = False) -> None:
         if not self.link or not is_async:

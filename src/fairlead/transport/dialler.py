@@ -16,7 +16,8 @@ import socket
 from collections.abc import Collection
 
 import asyncssh
-from asyncssh.packet import SSHPacket
+from asyncssh.auth import ClientAuth
+from asyncssh.packet import Boolean, SSHPacket, String
 
 from fairlead.base.clock import Clock
 from fairlead.base.errors import FairleadError, OperatorError, Refused, printable
@@ -134,8 +135,22 @@ class _Caller(asyncssh.SSHClient):
             self._connection.tunnel.ended(exc)
 
 
+class _Proof(ClientAuth):
+    """Proves our one key at once (RFC 4252 section 7), without asking first what would do: two round trips less."""
+
+    async def _start(self) -> None:
+        pair = await self._conn.public_key_auth_requested()
+        if pair:
+            await self.send_request(Boolean(True), String(pair.algorithm), String(pair.public_data), key=pair,
+                                    trivial=False)
+        else:
+            self._conn.try_next_auth()
+
+
 class ClientConnection(Guarded, asyncssh.SSHClientConnection):
     """asyncssh's connection with our gates, from the dialling side."""
+
+    _tried = False
 
     def __init__(self, loop: asyncio.AbstractEventLoop, options: asyncssh.SSHClientConnectionOptions,
                  pinned: frozenset[bytes]) -> None:
@@ -151,6 +166,15 @@ class ClientConnection(Guarded, asyncssh.SSHClientConnection):
             self.stranger = fingerprint(key_data)
             raise asyncssh.HostKeyNotVerifiable("not the host key that is expected here")
         return super().validate_server_host_key(key_data)
+
+    def try_next_auth(self, *, next_method: bool = False) -> None:  # noqa: ARG002
+        """Prove the key, once; there is nothing else that we would try."""
+        if self._auth_methods and not self._tried:
+            self._tried = True
+            self._auth = _Proof(self, b"publickey")
+        else:
+            self._auth_methods = []
+            super().try_next_auth()
 
     def channel_wanted(self, kind: bytes, packet: SSHPacket) -> Wanted:
         """forwarded-tcpip (RFC 4254 section 7.2) for what we asked for."""

@@ -132,9 +132,10 @@ def check_asyncssh() -> None:
 
 _OVERRIDDEN: dict[type, tuple[str, ...]] = {
     SSHConnection: ("send_newkeys", "data_received", "pause_writing", "resume_writing", "connection_made",
-                    "_update_recv_pktlen", "_make_global_request", "send_channel_open_failure", "disconnect"),
+                    "_update_recv_pktlen", "_make_global_request", "send_channel_open_failure", "disconnect",
+                    "log_sent_packet", "log_received_packet"),
     asyncssh.SSHServerConnection: ("reload_config", "validate_public_key", "send_userauth_failure"),
-    asyncssh.SSHClientConnection: ("validate_server_host_key",),
+    asyncssh.SSHClientConnection: ("validate_server_host_key", "try_next_auth", "public_key_auth_requested"),
     asyncssh.SSHServerChannel: ("_service_next_request", "_report_response", "process_open"),
     asyncssh.SSHClientChannel: ("create", "process_open_confirmation"),
     asyncssh.SSHTCPChannel: ("connect", "accept", "process_open", "process_open_confirmation", "_process_eof"),

@@ -10,6 +10,7 @@ from pathlib import Path
 import asyncssh
 import pytest
 from asyncssh.connection import SSHConnection
+from asyncssh.constants import MSG_USERAUTH_REQUEST
 from asyncssh.packet import Boolean, String, UInt32
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -443,3 +444,24 @@ def test_another_version_is_a_warning(monkeypatch: pytest.MonkeyPatch, caplog: p
     monkeypatch.setattr(asyncssh, "__version__", "9.9")
     options.check_asyncssh()
     assert "9.9" in caplog.text
+
+
+async def test_our_key_is_proven_at_once_and_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One request, signed, before any question; when it is refused, nothing else is tried."""
+    sent: list[bytes] = []
+
+    def noting(self: SSHConnection, kind: int, *fields: bytes, **more: object) -> None:
+        if kind == MSG_USERAUTH_REQUEST:
+            sent.append(b"".join(fields))
+        send(self, kind, *fields, **more)
+
+    send = SSHConnection.send_userauth_packet
+    monkeypatch.setattr(SSHConnection, "send_userauth_packet", noting)
+    async with world() as w:
+        await w.dial()
+        assert len(sent) == 1
+        assert String("publickey") + b"\1" + String("ssh-ed25519") in sent.pop()
+        with pytest.raises(Refused) as refusal:
+            await w.dial(BOB)
+        assert refusal.value.code == "FL-SSH-REFUSED"
+        assert len(sent) == 1
