@@ -22,6 +22,9 @@ from fairlead.cli.options import State, control, folder, read
 
 AVICNTRL, AUTHTOKEN, CLUSTER = "AVICNTRL", "AVICNTRL_AUTHTOKEN", "AVICNTRL_CLUSTERUUID"
 STOP_S = 10.0
+COLLECTING = (50_000, 20, 1000)
+"""When a daemon looks for garbage. As Python has it, ten thousand idle connections were walked every few seconds, and the
+loop stood still for half a second each time (measured); what connections leave goes without it (`test_churn`)."""
 
 View = Annotated[str | None, typer.Option("--view", metavar="NET", help="See internal addresses in this network: for "
                                           "several nodes on one host.")]
@@ -302,8 +305,12 @@ def _stop(state: Path) -> None:
 def finish(work: Coroutine[Any, Any, Any], *, fast: bool = False) -> Any:
     """Run *work* to its end; of several failures at once, the one that a person can act on is raised."""
     import asyncio
+    import gc
 
     import uvloop
+    if fast:
+        gc.freeze()  # what is here now stays
+        gc.set_threshold(*COLLECTING)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop if fast else None) as runner:
             return runner.run(work)

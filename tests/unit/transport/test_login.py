@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 from pathlib import Path
+from typing import Any
 
 import asyncssh
 import pytest
@@ -450,7 +451,7 @@ async def test_our_key_is_proven_at_once_and_once(monkeypatch: pytest.MonkeyPatc
     """One request, signed, before any question; when it is refused, nothing else is tried."""
     sent: list[bytes] = []
 
-    def noting(self: SSHConnection, kind: int, *fields: bytes, **more: object) -> None:
+    def noting(self: SSHConnection, kind: int, *fields: bytes, **more: Any) -> None:
         if kind == MSG_USERAUTH_REQUEST:
             sent.append(b"".join(fields))
         send(self, kind, *fields, **more)
