@@ -23,8 +23,8 @@ from fairlead.cli.options import State, control, folder, read
 AVICNTRL, AUTHTOKEN, CLUSTER = "AVICNTRL", "AVICNTRL_AUTHTOKEN", "AVICNTRL_CLUSTERUUID"
 STOP_S = 10.0
 COLLECTING = (50_000, 20, 1000)
-"""When a daemon looks for garbage. As Python has it, ten thousand idle connections were walked every few seconds, and the
-loop stood still for half a second each time (measured); what connections leave goes without it (`test_churn`)."""
+"""When a daemon looks for garbage. As Python has it, all objects of an idle fleet would be walked again and again, and
+the loop would stand still meanwhile. What connections leave is found by the seldom walk, too (`test_churn`)."""
 
 View = Annotated[str | None, typer.Option("--view", metavar="NET", help="See internal addresses in this network: for "
                                           "several nodes on one host.")]
