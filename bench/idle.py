@@ -10,6 +10,7 @@ engines, and with all: the slope between the last two is the cost of one.
 import argparse
 import asyncio
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -32,6 +33,7 @@ from fairlead.transport.dialler import dial
 from fairlead.transport.options import Keepalive
 from fairlead.transport.peer import Peer
 from fairlead.transport.tunnel import Tunnel
+from fairlead.transport.way import Way, choose
 
 TOGETHER = 8
 
@@ -39,7 +41,7 @@ TOGETHER = 8
 class Idle:
     """An engine that follows its plan by doing nothing."""
 
-    def __init__(self, trust: Trust, state: Path, clock: SystemClock) -> None:
+    def __init__(self, trust: Trust, state: Path, clock: SystemClock, way: Way) -> None:
         self.plan: Plan | None = None
         self.problems: list[str] = []
         self.welcome = asyncio.Event()
@@ -50,7 +52,7 @@ class Idle:
         async def reach(_: PlanController, address: str) -> Tunnel:
             peer = Peer(controller.node_id, controller.name, "controller", trust.user, "active", pinned.fingerprint)
             return await dial(address, controller.ssh_port, peer=peer, key=key, host_keys=[pinned],
-                              keepalive=Keepalive(), clock=clock)
+                              keepalive=Keepalive(), clock=clock, way=way)
 
         async def nothing(_: PlanController, __: Tunnel | FairleadError) -> None:
             return
@@ -99,17 +101,17 @@ def private_kib(pid: int) -> int:
     return sum(int(line.split()[1]) for line in lines if line.startswith(("Private_Dirty:", "Private_Clean:")))
 
 
-async def join(state: Path, control: Path, number: int, clock: SystemClock) -> Idle:
+async def join(state: Path, control: Path, number: int, clock: SystemClock, way: Way) -> Idle:
     made = await asyncio.to_thread(ControlClient(control).post, "/api/bundle", {"role": "engine"})
     folder = state / f"se-{number}"
     joiner = Joiner(folder, "engine", f"se-{number}", clock)
-    engine = Idle(await joiner.join(bundles.decode(json.dumps(made).encode()), lambda: None), folder, clock)
+    engine = Idle(await joiner.join(bundles.decode(json.dumps(made).encode()), lambda: None), folder, clock, way)
     await engine.welcome.wait()
     return engine
 
 
 async def measure(engines: int) -> dict[str, float]:
-    clock = SystemClock()
+    clock, way = SystemClock(), choose(os.environ)
     with tempfile.TemporaryDirectory() as name:
         state = Path(name)
         control = state / "ctl"
@@ -124,7 +126,7 @@ async def measure(engines: int) -> dict[str, float]:
                 began = time.monotonic()
                 while len(running) < goal:
                     numbers = range(len(running), min(goal, len(running) + TOGETHER))
-                    running += await asyncio.gather(*(join(state, control, n, clock) for n in numbers))
+                    running += await asyncio.gather(*(join(state, control, n, clock, way) for n in numbers))
                 joining_s += time.monotonic() - began
                 await asyncio.sleep(6)  # a heartbeat of everybody
                 readings.append(private_kib(daemon.pid))
