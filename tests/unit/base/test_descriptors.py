@@ -113,3 +113,25 @@ def test_none_left_at_all_is_a_problem_too() -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
     assert len(found) == 1
+
+
+async def test_an_acceptor_pauses_and_goes_on_and_ends_when_it_is_told(
+        listening: Failing, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(descriptors, "PAUSE_S", 0.01)
+    taken: asyncio.Queue[socket.socket] = asyncio.Queue()
+    listening.failures = [errno.EMFILE, errno.ECONNABORTED, errno.ENFILE]
+    acceptor = descriptors.Acceptor(listening, taken.put_nowait)
+    with capture_logs() as logs, socket.create_connection(listening.getsockname()), socket.create_connection(
+            listening.getsockname()):
+        for _ in range(2):
+            sock = await asyncio.wait_for(taken.get(), 30)
+            assert not sock.getblocking()
+            sock.close()
+    assert [entry["event"] for entry in logs] == ["listener.exhausted"]
+    listening.failures = [errno.EMFILE]
+    with socket.create_connection(listening.getsockname()):
+        while listening.failures:
+            await asyncio.sleep(0)
+        acceptor.close()  # in its pause
+        await asyncio.sleep(0.05)
+        assert taken.empty()
