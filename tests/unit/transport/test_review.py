@@ -3,15 +3,18 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
-from asyncssh.packet import String, UInt32
+from asyncssh.packet import Boolean, SSHPacket, String, UInt32
 
 from fairlead.transport.peer import Target
+from fairlead.transport.resets import resetting
 from tests.unit.transport.hostile import OPEN_CONFIRMATION, OPEN_FAILURE, Hostile, hostile
 from tests.unit.transport.world import ALICE, World, echo, world
 
 ORIGIN = String("127.0.0.1") + UInt32(1)
+KEXINIT, CLOSE, REQUEST = 20, 97, 98
 
 
 @pytest.fixture
@@ -53,3 +56,34 @@ async def test_a_service_may_be_known_by_a_name_and_nobody_waits_for_the_resolve
     alice.open("direct-tcpip", String("none"), UInt32(1), ORIGIN)
     kind, payload = await alice.answer_in_full()
     assert (kind, payload[4:8]) == (OPEN_FAILURE, UInt32(2))
+
+
+class Heard:
+    """Stands where asyncssh keeps a channel: tells the test what comes for it."""
+
+    def __init__(self, client: Hostile) -> None:
+        self._client = client
+
+    def log_received_packet(self, *_: Any) -> None: ...
+
+    def process_connection_close(self, _: Exception | None) -> None: ...
+
+    def process_packet(self, kind: int, _number: int, packet: SSHPacket) -> bool:
+        self._client.answers.put_nowait((kind, packet.get_remaining_payload()))
+        return True
+
+
+async def test_nothing_is_said_of_a_channel_behind_its_close(w: World, alice: Hostile) -> None:
+    async def resets(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        resetting(writer.get_extra_info("socket"))
+
+    w.door.targets["db", 1] = Target("127.0.0.1", await w.serve(resets), "db")
+    alice._channels[7] = Heard(alice)  # type: ignore[assignment]
+    alice.open("direct-tcpip", String("db"), UInt32(1), ORIGIN)
+    kind, payload = await alice.answer_in_full()
+    assert kind == OPEN_CONFIRMATION
+    while await alice.answer() != CLOSE:
+        pass
+    alice.send_packet(REQUEST, payload[4:8], String("keepalive@openssh.com"), Boolean(True))  # has not read it yet
+    alice.request("keepalive@openssh.com")
+    assert await alice.answer() == 81

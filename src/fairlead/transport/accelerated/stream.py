@@ -355,7 +355,7 @@ class Stream:
             self._refused(reason.decode("utf-8", "replace"))
         elif kind == MSG_CHANNEL_REQUEST and self._state == _OPEN:
             (fields := SSHPacket(bytes(packet[6:end]))).get_string()
-            if fields.get_boolean():
+            if fields.get_boolean() and not self._sent_close:  # behind it the peer knows no such channel
                 self._send(MSG_CHANNEL_FAILURE)
         else:
             raise asyncssh.ProtocolError("a message that a stream does not know")
