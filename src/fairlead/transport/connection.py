@@ -11,8 +11,8 @@ Rules, and the attack each stops:
    not exist", so that refusals draw no map. (asyncssh ends the connection for some; a peer could tell them apart.)
 3. Every answer is given at once: no queue of requests that a peer can fill (asyncssh keeps one without a limit).
 4. Packets are as small as the protocol allows until a channel is opened; a length field reserves no memory beyond that.
-5. Streams stop reading when the connection is full, and a peer that makes us answer and does not read is cut: asyncssh
-   buffers without limit.
+5. Streams stop reading when the connection is full, and a peer that makes us answer and does not read, or does not
+   end a key exchange, for which answers wait, is cut: asyncssh buffers without limit.
 """
 
 import asyncio
@@ -41,6 +41,7 @@ from fairlead.transport.options import (
     HIGH_WATER,
     LOW_WATER,
     MOST_CHANNELS,
+    MOST_DEFERRED,
     MOST_EARLY_PACKET,
     MOST_PACKET,
     MOST_UNSENT,
@@ -290,6 +291,8 @@ class Guarded(SSHConnection):
         """Send a packet. asyncssh hides each behind an empty one, which is of no use with AES-GCM."""
         if pkttype != MSG_IGNORE or not self.link:
             super().send_packet(pkttype, *args, handler=handler)
+            if len(self._deferred_packets) > MOST_DEFERRED and not self.gone:
+                self.connection_lost(asyncssh.ConnectionLost("the peer asks and does not end its key exchange"))
 
     def _finish_recv_packet(self, pkttype: int, seq: int, _task: "asyncio.Task[None] | None" = None,
                             is_async: bool = False) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from asyncssh.packet import Boolean, SSHPacket, String, UInt32
 
+from fairlead.transport import connection
 from fairlead.transport.peer import Target
 from fairlead.transport.resets import resetting
 from tests.unit.transport.hostile import OPEN_CONFIRMATION, OPEN_FAILURE, Hostile, hostile
@@ -87,3 +88,16 @@ async def test_nothing_is_said_of_a_channel_behind_its_close(w: World, alice: Ho
     alice.send_packet(REQUEST, payload[4:8], String("keepalive@openssh.com"), Boolean(True))  # has not read it yet
     alice.request("keepalive@openssh.com")
     assert await alice.answer() == 81
+
+
+async def test_a_peer_that_asks_and_never_ends_its_key_exchange_is_cut(
+        monkeypatch: pytest.MonkeyPatch, w: World, alice: Hostile) -> None:
+    monkeypatch.setattr(connection, "MOST_DEFERRED", 100)
+    alice._packet_handlers = {**alice._packet_handlers, KEXINIT: lambda *_: True}  # type: ignore[dict-item]
+    alice._send_kexinit()
+    alice._kex_complete = True
+    async with asyncio.timeout(10):
+        for _ in range(150):
+            alice.request("keepalive@openssh.com")
+        await w.door.departure.wait()
+    assert "key exchange" in w.door.gone[0].reason
