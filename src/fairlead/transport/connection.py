@@ -280,7 +280,8 @@ class Guarded(SSHConnection):
             outgoing = sealed_with(self._send_encryption, self.link.poller.padding)
             self._send_encryption = cast("Any", outgoing)
             self._next_recv_encryption = cast("Any", opened_with(self._next_recv_encryption))
-            self.link.keyed(outgoing.sealer)
+            if self._kex_complete:  # what waited may have begun the next one already
+                self.link.keyed(outgoing.sealer)
 
     def _send_kexinit(self) -> None:
         super()._send_kexinit()

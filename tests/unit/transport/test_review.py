@@ -9,10 +9,12 @@ import pytest
 from asyncssh.packet import Boolean, SSHPacket, String, UInt32
 
 from fairlead.transport import connection
+from fairlead.transport.accelerated.link import Link
+from fairlead.transport.accelerated.packets import Sealer
 from fairlead.transport.peer import Target
 from fairlead.transport.resets import resetting
 from tests.unit.transport.hostile import OPEN_CONFIRMATION, OPEN_FAILURE, Hostile, hostile
-from tests.unit.transport.world import ALICE, World, echo, world
+from tests.unit.transport.world import ALICE, World, echo, until, world
 
 ORIGIN = String("127.0.0.1") + UInt32(1)
 KEXINIT, CLOSE, REQUEST = 20, 97, 98
@@ -101,3 +103,26 @@ async def test_a_peer_that_asks_and_never_ends_its_key_exchange_is_cut(
             alice.request("keepalive@openssh.com")
         await w.door.departure.wait()
     assert "key exchange" in w.door.gone[0].reason
+
+
+async def test_streams_wait_for_a_key_exchange_that_begins_as_another_ends(
+        monkeypatch: pytest.MonkeyPatch, w: World) -> None:
+    exchanging = (await w.dial()).connection
+    if not exchanging.link:
+        return
+    link, finish, seen = exchanging.link, exchanging._send_deferred_packets, []
+
+    def another() -> None:
+        monkeypatch.setattr(exchanging, "_send_deferred_packets", finish)
+        exchanging._rekey()
+
+    def keyed(sealer: Sealer) -> None:
+        seen.append(exchanging._kex_complete)
+        Link.keyed(link, sealer)
+
+    monkeypatch.setattr(exchanging, "_send_deferred_packets", another)
+    monkeypatch.setattr(link, "keyed", keyed)
+    exchanging._rekey()
+    await until(lambda: bool(seen))
+    assert seen == [True]
+    assert link.sending
