@@ -126,3 +126,25 @@ async def test_streams_wait_for_a_key_exchange_that_begins_as_another_ends(
     await until(lambda: bool(seen))
     assert seen == [True]
     assert link.sending
+
+
+async def test_a_program_that_goes_away_after_its_own_end_takes_its_stream_along(w: World, way_of_streams: str) -> None:
+    if way_of_streams == "stock":
+        return  # asyncio looks no more at what has come to its end
+    ended, over = asyncio.Event(), asyncio.Event()
+
+    async def idle(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        await reader.read()
+        ended.set()
+        await over.wait()  # says nothing, so that nobody finds out by telling it to the program
+
+    w.door.targets["db", 1] = Target("127.0.0.1", await w.serve(idle), "db")
+    front = await w.front(await w.dial(), "db", 1)
+    _, writer = await w.connect(front.port)
+    writer.write_eof()
+    async with asyncio.timeout(10):
+        await ended.wait()
+        resetting(writer.get_extra_info("socket"))
+        writer.transport.abort()
+        await until(lambda: w.door.tunnels[0].streams == 0)
+    over.set()

@@ -172,7 +172,9 @@ class Stream:
                 if self._state == _ASKED and events & _BROKEN:
                     self._give_up(None)
                     return
-            if not self.queued:
+            if self._sent_eof and not self._got_eof and events & _BROKEN:
+                self._local_gone()  # nothing is read any more that would tell
+            elif not self.queued:
                 self.pump(fresh=True)
 
     def fail(self, bug: Exception) -> None:  # noqa: ARG002 - the poller has told of it
