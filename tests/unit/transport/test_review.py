@@ -11,6 +11,7 @@ from asyncssh.packet import Boolean, SSHPacket, String, UInt32
 from fairlead.transport import connection
 from fairlead.transport.accelerated.link import Link
 from fairlead.transport.accelerated.packets import Sealer
+from fairlead.transport.accelerated.poller import Poller
 from fairlead.transport.peer import Target
 from fairlead.transport.resets import resetting
 from tests.unit.transport.hostile import OPEN_CONFIRMATION, OPEN_FAILURE, Hostile, hostile
@@ -148,3 +149,39 @@ async def test_a_program_that_goes_away_after_its_own_end_takes_its_stream_along
         writer.transport.abort()
         await until(lambda: w.door.tunnels[0].streams == 0)
     over.set()
+
+
+async def test_a_fault_while_another_is_dealt_with_keeps_nobody_else_from_going_on() -> None:
+    told: list[str] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: told.append(str(context["exception"])))
+
+    class Faulty:
+        flushed = False
+
+        def ready(self, _: int) -> None:
+            raise ValueError("first")
+
+        def fail(self, _: Exception) -> None:
+            raise ValueError("second")
+
+        def turn(self) -> None: ...
+
+        def flush(self) -> None:
+            self.flushed = True
+
+        def sweep(self, _: float) -> None: ...
+
+    one, other = socket.socketpair()
+    poller, faulty = Poller(loop), Faulty()
+    try:
+        poller.watch(one, faulty)  # it can be written to: an event
+        await until(lambda: bool(told))
+        await asyncio.sleep(0)
+        poller.written(faulty)
+        await until(lambda: faulty.flushed)
+        assert told == ["first", "second"]
+    finally:
+        poller.close()
+        one.close()
+        other.close()
