@@ -12,6 +12,7 @@ from fairlead.transport import connection
 from fairlead.transport.accelerated.link import Link
 from fairlead.transport.accelerated.packets import Sealer
 from fairlead.transport.accelerated.poller import Poller
+from fairlead.transport.forwarder import forward
 from fairlead.transport.peer import Target
 from fairlead.transport.resets import resetting
 from tests.unit.transport.hostile import OPEN_CONFIRMATION, OPEN_FAILURE, Hostile, hostile
@@ -185,3 +186,20 @@ async def test_a_fault_while_another_is_dealt_with_keeps_nobody_else_from_going_
         poller.close()
         one.close()
         other.close()
+
+
+async def test_who_aborts_a_stream_does_not_wait_for_the_peer(w: World, way_of_streams: str) -> None:
+    if way_of_streams == "stock":
+        return  # a task, which ends when it is cancelled
+    w.door.targets["db", 1] = Target("127.0.0.1", await w.serve(echo), "db")
+    tunnel = await w.dial()
+    ends: list[str] = []
+    near, program = socket.socketpair()
+    near.setblocking(False)
+    with program:
+        carrying = forward(near, tunnel, "db", 1, lambda error: ends.append(error.code if error else ""))
+        await until(lambda: tunnel.streams == 1)
+        carrying.abort()
+        assert ends == ["FL-STREAM-LOST"]  # before the peer could say a word
+        await until(lambda: tunnel.streams == 0)
+        assert len(ends) == 1

@@ -148,6 +148,7 @@ class Stream:
             self._outcome = self._outcome or lost()
             self._close()
             self._reset_local()
+            self._tell(self._outcome)  # whoever aborts waits for no answer: the peer may never give one
 
     def _give_up(self, outcome: FairleadError | None) -> None:
         """Nobody waits for the answer any more: should it come, the channel is closed."""
