@@ -11,8 +11,8 @@ Rules, and the attack each stops:
    not exist", so that refusals draw no map. (asyncssh ends the connection for some; a peer could tell them apart.)
 3. Every answer is given at once: no queue of requests that a peer can fill (asyncssh keeps one without a limit).
 4. Packets are as small as the protocol allows until a channel is opened; a length field reserves no memory beyond that.
-5. Streams stop reading when the connection is full, and a peer that makes us answer and does not read is cut: asyncssh
-   buffers without limit.
+5. Streams stop reading when the connection is full, and a peer that makes us answer and does not read, or does not
+   end a key exchange, for which answers wait, is cut: asyncssh buffers without limit.
 """
 
 import asyncio
@@ -41,6 +41,7 @@ from fairlead.transport.options import (
     HIGH_WATER,
     LOW_WATER,
     MOST_CHANNELS,
+    MOST_DEFERRED,
     MOST_EARLY_PACKET,
     MOST_PACKET,
     MOST_UNSENT,
@@ -279,7 +280,8 @@ class Guarded(SSHConnection):
             outgoing = sealed_with(self._send_encryption, self.link.poller.padding)
             self._send_encryption = cast("Any", outgoing)
             self._next_recv_encryption = cast("Any", opened_with(self._next_recv_encryption))
-            self.link.keyed(outgoing.sealer)
+            if self._kex_complete:  # what waited may have begun the next one already
+                self.link.keyed(outgoing.sealer)
 
     def _send_kexinit(self) -> None:
         super()._send_kexinit()
@@ -290,6 +292,8 @@ class Guarded(SSHConnection):
         """Send a packet. asyncssh hides each behind an empty one, which is of no use with AES-GCM."""
         if pkttype != MSG_IGNORE or not self.link:
             super().send_packet(pkttype, *args, handler=handler)
+            if len(self._deferred_packets) > MOST_DEFERRED and not self.gone:
+                self.connection_lost(asyncssh.ConnectionLost("the peer asks and does not end its key exchange"))
 
     def log_sent_packet(self, *_: Any) -> None:
         """Nothing: names and sizes of packets are nobody's business, and asyncssh words them before it looks."""

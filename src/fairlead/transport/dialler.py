@@ -12,7 +12,6 @@ Rules, and the attack each stops:
 
 import asyncio
 import os
-import socket
 from collections.abc import Collection
 
 import asyncssh
@@ -26,6 +25,7 @@ from fairlead.transport.admission import plain_address
 from fairlead.transport.connection import Guarded, Wanted, host_and_port, refusal
 from fairlead.transport.options import Keepalive, client_options
 from fairlead.transport.peer import Peer
+from fairlead.transport.reach import reached
 from fairlead.transport.tunnel import Tunnel
 from fairlead.transport.way import Way
 
@@ -45,7 +45,7 @@ async def dial(address: str, port: int, *, peer: Peer, key: PrivateKey, host_key
     connection: ClientConnection | None = None
     try:
         async with asyncio.timeout(timeout):
-            sock = await _connected(address, port)
+            sock = await reached(address, port)
             connection = ClientConnection(loop, options, pinned)
             await way.take(sock, connection)
             await options.waiter
@@ -64,26 +64,6 @@ async def dial(address: str, port: int, *, peer: Peer, key: PrivateKey, host_key
     finally:
         options.waiter.cancel()
     return tunnel
-
-
-async def _connected(address: str, port: int) -> socket.socket:
-    """A socket that is connected to the first of the places that *address* names and that answers. Raises OSError."""
-    loop = asyncio.get_running_loop()
-    error = OSError("no address")
-    for family, kind, protocol, _, place in await loop.getaddrinfo(address, port, type=socket.SOCK_STREAM):
-        sock = socket.socket(family, kind, protocol)
-        try:
-            sock.setblocking(False)
-            await loop.sock_connect(sock, place)
-        except OSError as this:
-            sock.close()
-            error = this
-        except BaseException:
-            sock.close()
-            raise
-        else:
-            return sock
-    raise error
 
 
 def _shown(connection: Guarded) -> str:

@@ -60,6 +60,8 @@ HIGH_WATER = 256 * 1024
 LOW_WATER = 64 * 1024
 MOST_UNSENT = 64 * 1024 * 1024
 """Bytes waiting in one connection at which a peer that sends and does not read is cut."""
+MOST_DEFERRED = 64 * 1024
+"""Messages waiting for a key exchange at which a peer that does not end it is cut."""
 
 
 @dataclass(frozen=True, slots=True)

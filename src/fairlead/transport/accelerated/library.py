@@ -19,7 +19,7 @@ _STORED: dict[type, tuple[str, ...]] = {
                     "_rekey_time", "_kex_complete", "_kexinit_sent", "_auth_complete", "_auth_final",
                     "_send_encryption", "_next_recv_encryption", "_recv_encryption", "_keepalive_interval",
                     "_keepalive_count_max",
-                    "_global_request_waiters", "_channels"),
+                    "_global_request_waiters", "_channels", "_deferred_packets"),
     GCMCipher: ("_key", "_iv"),
     GCMEncryption: ("_cipher",),
 }

@@ -19,12 +19,19 @@ Rules, and the attack each stops:
 import asyncio
 import contextlib
 import errno
+import ipaddress
 import socket
 from collections import deque
 from typing import TYPE_CHECKING, Any, cast
 
 import asyncssh
-from asyncssh.constants import DEFAULT_LANG, MSG_CHANNEL_LAST, MSG_CHANNEL_OPEN
+from asyncssh.constants import (
+    DEFAULT_LANG,
+    MSG_CHANNEL_LAST,
+    MSG_CHANNEL_OPEN,
+    OPEN_CONNECT_FAILED,
+    OPEN_RESOURCE_SHORTAGE,
+)
 from asyncssh.packet import PacketDecodeError, SSHPacket
 
 from fairlead.transport.accelerated.library import Incoming
@@ -36,10 +43,12 @@ from fairlead.transport.options import (
     FAST_PACKET,
     HIGH_WATER,
     LOW_WATER,
+    MOST_CHANNELS,
     MOST_UNSENT,
     OPEN_TIMEOUT,
 )
 from fairlead.transport.peer import Target
+from fairlead.transport.reach import reached
 
 if TYPE_CHECKING:
     from fairlead.transport.connection import Ended, Guarded
@@ -105,6 +114,8 @@ class Link(asyncio.Transport):
         # What is looked after once a second.
         self._opening: list[Stream] = []
         self._asked = 0
+        self._named: set[asyncio.Task[None]] = set()
+        """Connect to services that are known by a name."""
 
     def begin(self) -> None:
         """Start talking."""
@@ -387,6 +398,13 @@ class Link(asyncio.Transport):
 
     def deliver(self, target: Target, peer: int, window: int, most: int) -> None:
         """Connect to *target* for the channel *peer* of the peer, and answer it."""
+        if not _is_address(target.host):
+            if len(self._named) >= MOST_CHANNELS:
+                raise asyncssh.ChannelOpenError(OPEN_RESOURCE_SHORTAGE, "too many channels")
+            task = self.poller.loop.create_task(self._deliver_by_name(target, peer, window, most))
+            self._named.add(task)
+            task.add_done_callback(self._named.discard)
+            return
         try:
             family = socket.AF_INET6 if ":" in target.host else socket.AF_INET
             sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
@@ -406,6 +424,25 @@ class Link(asyncio.Transport):
         else:
             stream.answer(peer, window, most)
             stream.unanswered()
+
+    async def _deliver_by_name(self, target: Target, peer: int, window: int, most: int) -> None:
+        """The same where a resolver must be asked, for whom nobody else waits."""
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                sock = await reached(target.host, target.port)
+        except (OSError, UnicodeError):
+            self.refuse(peer, OPEN_CONNECT_FAILED, "connect failed")
+            return
+        try:
+            stream = Stream(self, sock, self.poller.now + CONNECT_TIMEOUT)
+        except asyncssh.ChannelOpenError:  # the connection has gone meanwhile
+            sock.close()
+            return
+        self._expect()
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        stream.answer(peer, window, most)
+        stream.connected()
 
     def _expect(self) -> None:
         """From the first stream on packets may be long."""
@@ -445,6 +482,8 @@ class Link(asyncio.Transport):
         self._sock.close()
         self._queue.clear()
         self._held = b""
+        for task in self._named:
+            task.cancel()
 
     def abort(self) -> None:
         """Close at once; what the socket takes without waiting is still sent."""
@@ -492,6 +531,14 @@ class Link(asyncio.Transport):
             self.poller.again(self)
 
 
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 def refusal_of(error: OSError) -> asyncssh.ChannelOpenError:
     """No socket is to be had."""
-    return asyncssh.ChannelOpenError(asyncssh.OPEN_RESOURCE_SHORTAGE, error.strerror or "no socket")
+    return asyncssh.ChannelOpenError(OPEN_RESOURCE_SHORTAGE, error.strerror or "no socket")

@@ -166,7 +166,10 @@ class Poller:
 
     def _failed(self, handler: Handler, bug: Exception) -> None:
         self.loop.call_exception_handler({"message": "the accelerated transport failed", "exception": bug})
-        handler.fail(bug)
+        try:
+            handler.fail(bug)
+        except Exception as another:  # noqa: BLE001 - it is told to the loop
+            self.loop.call_exception_handler({"message": "the accelerated transport failed", "exception": another})
 
     def _sweep(self) -> None:
         self._sweeping = self.loop.call_later(SWEEP_S, self._sweep) if self._connections else None

@@ -148,6 +148,7 @@ class Stream:
             self._outcome = self._outcome or lost()
             self._close()
             self._reset_local()
+            self._tell(self._outcome)  # whoever aborts waits for no answer: the peer may never give one
 
     def _give_up(self, outcome: FairleadError | None) -> None:
         """Nobody waits for the answer any more: should it come, the channel is closed."""
@@ -172,7 +173,9 @@ class Stream:
                 if self._state == _ASKED and events & _BROKEN:
                     self._give_up(None)
                     return
-            if not self.queued:
+            if self._sent_eof and not self._got_eof and events & _BROKEN:
+                self._local_gone()  # nothing is read any more that would tell
+            elif not self.queued:
                 self.pump(fresh=True)
 
     def fail(self, bug: Exception) -> None:  # noqa: ARG002 - the poller has told of it
@@ -355,7 +358,7 @@ class Stream:
             self._refused(reason.decode("utf-8", "replace"))
         elif kind == MSG_CHANNEL_REQUEST and self._state == _OPEN:
             (fields := SSHPacket(bytes(packet[6:end]))).get_string()
-            if fields.get_boolean():
+            if fields.get_boolean() and not self._sent_close:  # behind it the peer knows no such channel
                 self._send(MSG_CHANNEL_FAILURE)
         else:
             raise asyncssh.ProtocolError("a message that a stream does not know")
