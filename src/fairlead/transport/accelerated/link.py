@@ -161,6 +161,9 @@ class Link(asyncio.Transport):
             return
         wire, held = self.poller.wire, self._held
         kept = len(held)
+        if kept >= _READ:  # asyncssh thought about a packet before it: that comes first, and the buffer has an end
+            self._again()
+            return
         wire[:kept] = held
         try:
             got = self._sock.recv_into(wire[kept:kept + _READ])
