@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
 from fairlead.base.clock import SystemClock
@@ -18,7 +18,7 @@ from fairlead.transport.options import Keepalive
 from fairlead.transport.peer import Peer, Standing, Target
 from fairlead.transport.server import Listener, listen
 from fairlead.transport.tunnel import Tunnel
-from fairlead.transport.way import Way, choose
+from fairlead.transport.way import VARIABLE, Way, choose
 
 HOST_KEY = PrivateKey.from_seed(b"h" * 32)
 ALICE = PrivateKey.from_seed(b"a" * 32)
@@ -161,7 +161,8 @@ def bound() -> socket.socket:
 
 @contextlib.asynccontextmanager
 async def world(*, admission: Admission | None = None, keepalive: Keepalive = PATIENT,
-                environment: Mapping[str, str] = os.environ) -> AsyncIterator[World]:
+                ways: tuple[str, str] | None = None) -> AsyncIterator[World]:
+    """*ways* are those of the end that dials and of the end that listens; else what the environment says."""
     faults: list[dict[str, object]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
     door = FakeDoor()
@@ -169,17 +170,18 @@ async def world(*, admission: Admission | None = None, keepalive: Keepalive = PA
     sock = bound()
     port = int(sock.getsockname()[1])
     admission = admission or Admission(100, 100)
-    way = choose(environment)
+    here, there = (choose({VARIABLE: one} if ways else os.environ) for one in ways or ("", ""))
     listener = await listen([sock], host_key=HOST_KEY, door=door, admission=admission, keepalive=keepalive, clock=CLOCK,
-                            way=way)
+                            way=there)
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(listener.close)
-        yield World(door, listener, port, admission, stack, way, faults)
+        yield World(door, listener, port, admission, stack, here, faults)
         for tunnel in door.tunnels:
             tunnel.close("the test is over")
             await tunnel.wait_closed()
     await until(lambda: not admission.inside)
-    way.close()
+    for way in (here, there):
+        way.close()
     assert faults == [], faults  # not rewritten by pytest: it must say itself
 
 
