@@ -118,6 +118,8 @@ async def told(w: World, streams: list[Stream], direction: str) -> None:
     listening = bound()
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # those that are accepted inherit it
     target = Target("127.0.0.1", w.accept(arrived.put_nowait, listening), "web")
+    narrow = bound()
+    narrow.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)  # so that something has to wait for the caller
     tunnel = await w.dial()
     await w.door.arrival.wait()
     (far,) = w.door.tunnels
@@ -125,11 +127,11 @@ async def told(w: World, streams: list[Stream], direction: str) -> None:
         end.connection._rekey_bytes = REKEY
     if direction == "out":
         w.door.targets[HOST, PORT] = target
-        front = await w.front(tunnel, HOST, PORT)
+        front = await w.front(tunnel, HOST, PORT, narrow)
     else:
         w.door.reverses.add((HOST, PORT))
         await tunnel.request_reverse(HOST, PORT, lambda: target)
-        front = await w.front(far, HOST, PORT)
+        front = await w.front(far, HOST, PORT, narrow)
     before = {end: end.connection._send_encryption for end in (tunnel, far)}
     playing = []
     for one in streams:  # each with its own, so that it is known which is which

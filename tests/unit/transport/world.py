@@ -117,7 +117,7 @@ class World:
         self.stack.callback(lambda: [task.cancel() for task in tasks])
         return int(server.sockets[0].getsockname()[1])
 
-    async def front(self, tunnel: Tunnel, host: str, port: int) -> "Front":
+    async def front(self, tunnel: Tunnel, host: str, port: int, listening: socket.socket | None = None) -> "Front":
         """What the mesh does: a listener whose connections are carried to *host*:*port*."""
         front = Front()
 
@@ -126,7 +126,7 @@ class World:
             front.carried.append(task)
             self.stack.callback(task.cancel)
 
-        front.port = self.accept(take)
+        front.port = self.accept(take, listening)
         return front
 
     def accept(self, take: Callable[[socket.socket], None], listening: socket.socket | None = None) -> int:
