@@ -1,12 +1,13 @@
 """What a link does about its path: the kernel's figures are made up, everything else is real."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
 from fairlead.transport.accelerated import kernel, pace
 from fairlead.transport.accelerated.link import Link
+from fairlead.transport.accelerated.pace import LEAST_BUDGET
 from fairlead.transport.options import MOST_WINDOW
 from fairlead.transport.peer import Target
 from tests.unit.transport.world import World, echo, until, world
@@ -31,27 +32,63 @@ async def to_echo(w: World) -> tuple[Link, asyncio.StreamReader, asyncio.StreamW
     return link, *await w.connect(front.port)
 
 
+@pytest.fixture
+def unsent(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """What kernels were told to take beyond what they send at once."""
+    told: list[int] = []
+    monkeypatch.setattr(kernel, "limit_unsent", lambda _, size: told.append(size))
+    return told
+
+
+def slow(link: Link, monkeypatch: pytest.MonkeyPatch, under_way: Callable[[], int]) -> None:
+    """Have *link* believe that its path is long and slow, and look again in an hour or when too much was sent."""
+    monkeypatch.setattr(kernel, "min_rtt", lambda _: 0.02)
+    monkeypatch.setattr(kernel, "under_way", lambda _: under_way())
+    now = link.poller.now
+    for step in range(6):
+        link._pace.seen(now - 6 + step, 0.02, step * 1_000_000, 1 << 20, stopped=True)
+    assert link._pace.budget == LEAST_BUDGET
+    link._look_at = 0.0
+    link._look()
+    link._look_at = now + 3600
+
+
 async def test_a_link_with_enough_under_way_waits_and_goes_on_by_itself(
-        w: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        w: World, monkeypatch: pytest.MonkeyPatch, unsent: list[int]) -> None:
     link, reader, writer = await to_echo(w)
     writer.write(b"first")
     assert await reader.readexactly(5) == b"first"
-    path, now = link._pace, link.poller.now
-    under_way = 1 << 30
-    monkeypatch.setattr(kernel, "min_rtt", lambda _: 0.002)
-    monkeypatch.setattr(kernel, "under_way", lambda _: under_way)
-    for step in range(5):
-        path.seen(now - 1 + 0.1 * step, 0.002, step << 30, under_way, stopped=True)
-    assert path.budget
-    link._look_at = 0.0
+    arrives, before, under_way = False, 0, 0
+
+    def seen() -> int:
+        nonlocal under_way
+        under_way = 0 if arrives else link._sent - before
+        return under_way
+
+    before = link._sent
+    slow(link, monkeypatch, seen)
+    assert (link.packet, unsent) == (16 * 1024, [32 * 1024])
     writer.write(bytes(1 << 20))
     await until(lambda: link._pausing is not None)
     assert not link.sending
-    under_way = 0
+    assert LEAST_BUDGET < under_way <= LEAST_BUDGET + 17 * 1024
+    arrives = True
     async with asyncio.timeout(20):
         assert await reader.readexactly(1 << 20) == bytes(1 << 20)
     assert link.sending
     assert link._pausing is None, "a timer without anything to wait for"
+
+
+async def test_a_link_that_ends_leaves_no_timer(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    link, reader, writer = await to_echo(w)
+    writer.write(b"first")
+    assert await reader.readexactly(5) == b"first"
+    slow(link, monkeypatch, lambda: 1 << 30)
+    timer = link._pausing
+    assert timer is not None
+    link.connection.abort()
+    await until(link.is_closing)
+    assert timer.cancelled()
 
 
 async def test_a_window_grows_where_the_path_is_long_and_every_byte_arrives(
@@ -73,9 +110,11 @@ async def test_a_window_grows_where_the_path_is_long_and_every_byte_arrives(
 
 
 async def test_without_figures_of_the_kernel_nothing_is_limited(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel, "under_way", lambda _: None)
+    asked: list[object] = []
+    monkeypatch.setattr(kernel, "under_way", asked.append)
     link, reader, writer = await to_echo(w)
     writer.write(bytes(1 << 20))
     async with asyncio.timeout(20):
         assert await reader.readexactly(1 << 20) == bytes(1 << 20)
     assert link._pace.budget is None
+    assert len(asked) == 2, "once for each end: it will not be better another time"

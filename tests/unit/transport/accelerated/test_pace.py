@@ -110,6 +110,21 @@ def test_a_program_with_little_to_say_does_not_make_its_path_slow() -> None:
     assert (pace.rate, pace.packet) == (None, FAST_PACKET)
 
 
+def test_a_rate_on_its_way_up_makes_no_budget() -> None:
+    pace, acknowledged = Pace(), 0
+    for step, rate in enumerate([0, 1, 2, 4, 8, 8, 8, 8, 10, 10, 10, 10]):
+        acknowledged += rate * 1_000_000
+        pace.seen(float(step), RTT, acknowledged, PLENTY, stopped=True)
+        assert (pace.budget is not None) == (step in (7, 11))
+
+
+def test_a_short_path_has_a_budget_for_late_acknowledgements() -> None:
+    pace = Pace()
+    for step in range(10):
+        pace.seen(float(step), 0.002, step * 100_000_000, PLENTY, stopped=True)
+    assert pace.budget == 1.5 * 100_000_000 * 0.015
+
+
 def test_what_was_seen_is_forgotten() -> None:
     path = Path(SLOW)
     path.run(5)
