@@ -39,7 +39,6 @@ from fairlead.transport.options import (
     HIGH_WATER,
     LOW_WATER,
     MOST_UNSENT,
-    MOST_WINDOW,
     OPEN_TIMEOUT,
 )
 from fairlead.transport.peer import Target
@@ -466,9 +465,7 @@ class Link(asyncio.Transport):
 
     def window(self, present: int, elapsed: float) -> int:
         """The window that a stream should have, which has consumed half of *present* in *elapsed* seconds."""
-        if present >= MOST_WINDOW:
-            return present
-        return pace.window(present, elapsed, kernel.min_rtt(self._sock))
+        return pace.window(present, elapsed, self._pace.min_rtt)
 
     # Once a second.
 
