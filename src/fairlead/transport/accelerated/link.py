@@ -417,6 +417,7 @@ class Link(asyncio.Transport):
     def _go_on(self) -> None:
         """Some of what was on its way should have arrived."""
         self._pausing = None
+        self.poller.now = self.poller.loop.time()  # a rate made of an older time would be too high, and is remembered
         self._look()
         self._decide()
         if self._queue:

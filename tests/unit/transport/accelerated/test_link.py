@@ -79,6 +79,17 @@ async def test_a_link_with_enough_under_way_waits_and_goes_on_by_itself(
     assert link._pausing is None, "a timer without anything to wait for"
 
 
+async def test_a_link_that_goes_on_by_itself_measures_with_the_present_time(
+        w: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    link, reader, writer = await to_echo(w)
+    writer.write(b"first")
+    assert await reader.readexactly(5) == b"first"
+    slow(link, monkeypatch, lambda: 0)
+    link.poller.now = 0.0
+    link._go_on()
+    assert link.poller.now > 0.0
+
+
 async def test_a_link_that_ends_leaves_no_timer(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
     link, reader, writer = await to_echo(w)
     writer.write(b"first")
