@@ -409,7 +409,7 @@ class Link(asyncio.Transport):
                 self._unsent = path.unsent
                 kernel.limit_unsent(self._sock, self._unsent)
         budget = path.budget
-        self._allowed = _NO_LIMIT if budget is None else self._sent - under_way + budget
+        self._allowed = _NO_LIMIT if budget is None else self._sent - under_way + budget - self.packet
         if (wait := path.pause(under_way)) and not self._pausing:
             self._pausing = self.poller.loop.call_later(wait, self._go_on)
             self._decide()

@@ -37,6 +37,8 @@ _SLOW = 12_500_000
 _SLOW_PACKET = 16 * 1024
 _SLOW_UNSENT = 32 * 1024
 _FAST_UNSENT = 128 * 1024
+_UNSENT_S = 0.008
+"""What a fast path may take beyond that: so much longer a byte waits, and so late may this process wake up."""
 
 
 def window(present: int, elapsed: float, min_rtt: float | None) -> int:
@@ -85,7 +87,7 @@ class Pace:
         """Bytes that the kernel is to take beyond what it sends at once; 0 for its own choice."""
         if not self._far:
             return 0
-        return _SLOW_UNSENT if self._slow else _FAST_UNSENT
+        return _SLOW_UNSENT if self._slow else max(_FAST_UNSENT, int((self.rate or 0) * _UNSENT_S))
 
     @property
     def packet(self) -> int:
@@ -123,6 +125,6 @@ class Pace:
     def pause(self, under_way: int) -> float:
         """Seconds until one more packet fits into the budget, with *under_way* bytes on their way; 0 when one does."""
         budget, rate = self.budget, self.rate
-        if budget is None or not rate or under_way <= budget:
+        if budget is None or not rate or under_way + self.packet <= budget:
             return 0.0
-        return max(0.001, (under_way - budget + self.packet) / rate)
+        return max(0.001, (under_way + self.packet - budget) / rate)
