@@ -47,6 +47,8 @@ MOST_REVERSES = 1024
 
 WINDOW = 512 * 1024
 """Bytes that a peer may send on one channel before we have passed them on."""
+MOST_WINDOW = 16 * 1024 * 1024
+"""What that grows to on the accelerated path, where the path carries it and the program takes it."""
 MOST_PACKET = 64 * 1024
 """Bytes of data in one packet, both ways. Above it the allocator asks the kernel for every packet (measured)."""
 FAST_PACKET = 128 * 1024

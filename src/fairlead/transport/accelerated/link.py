@@ -14,6 +14,7 @@ Rules, and the attack each stops:
 4. Nothing is read from a program while the socket takes no more. What is written all the same (answers) is bounded:
    a peer that makes us answer and does not read is cut.
 5. Keys are changed by volume and by time, whoever sends.
+6. No more of streams is on its way than the path carries (`pace`): the next stream's first byte waits behind it.
 """
 
 import asyncio
@@ -34,6 +35,7 @@ from asyncssh.constants import (
 )
 from asyncssh.packet import PacketDecodeError, SSHPacket
 
+from fairlead.transport.accelerated import kernel, pace
 from fairlead.transport.accelerated.library import Incoming
 from fairlead.transport.accelerated.packets import DATA_AT, HEAD, OVERHEAD, TAG, Sealer
 from fairlead.transport.accelerated.poller import ENDING, READABLE, WRITABLE, Poller
@@ -60,6 +62,7 @@ _CORK = 96 * 1024
 _TURN = 512 * 1024
 """Bytes of streams that are sent in one turn."""
 _SMALL = 4096
+_NO_LIMIT = float("inf")
 
 
 class Link(asyncio.Transport):
@@ -80,6 +83,17 @@ class Link(asyncio.Transport):
         """Bytes of data in one packet, by what the path carries."""
         self._sock = sock
         self._closed = False
+        # What the path carries.
+        self._pace = pace.Pace()
+        self._cork = _CORK
+        self._unsent = 0
+        self._sent = 0
+        self._look_at = 0.0
+        """When the kernel is asked again, unless more is sent than `_allowed` before."""
+        self._allowed: float = _NO_LIMIT
+        """What may have been sent in all before it is seen whether it is too much."""
+        self._pausing: asyncio.TimerHandle | None = None
+        """While more is on its way than the path carries."""
         # Coming in.
         self._held = b""
         """The beginning of a packet, or what waits for asyncssh."""
@@ -275,7 +289,7 @@ class Link(asyncio.Transport):
         self._decide()
 
     def _decide(self) -> None:
-        self.sending = self._sealer is not None and not self._blocked and not self._closed
+        self.sending = self._sealer is not None and not self._blocked and not self._pausing and not self._closed
 
     def queue(self, stream: Stream, *, fresh: bool) -> None:
         """Have *stream* pump in its turn. One that has just woken up goes before those that used up a quantum."""
@@ -308,7 +322,7 @@ class Link(asyncio.Transport):
         self._end = end = self._sealer.seal_data(channel, self.poller.plain, size, self._view, self._end)
         self._sealed += size
         self.meter.bytes_out += size
-        if end - self._start >= _CORK:
+        if end - self._start >= self._cork:
             self.flush()
         elif not self._marked:
             self._marked = True
@@ -371,7 +385,7 @@ class Link(asyncio.Transport):
         if self._closed or self._blocked or self._start == self._end:
             return
         try:
-            self._start += self._sock.send(self._view[self._start:self._end])
+            sent = self._sock.send(self._view[self._start:self._end])
         except BlockingIOError:
             self._blocked = True
             self._decide()
@@ -379,12 +393,49 @@ class Link(asyncio.Transport):
         except OSError as error:
             self._lost(error)
             return
+        self._start += sent
+        self._sent += sent
         if self._start < self._end:
             self._blocked = True
             self._decide()
+        if self._sent > self._allowed or self.poller.now >= self._look_at:
+            self._look()
         if self._full and self._end - self._start <= LOW_WATER:
             self._full = False
             self.connection.resume_writing()
+
+    # What the path carries.
+
+    def _look(self) -> None:
+        """Ask the kernel how the path is, and wait when more is on its way than it carries."""
+        under_way = kernel.under_way(self._sock)
+        if under_way is None:
+            self._allowed, self._look_at = _NO_LIMIT, _NO_LIMIT
+            return
+        path, now = self._pace, self.poller.now
+        if now >= self._look_at:
+            path.seen(now, kernel.min_rtt(self._sock), self._sent - under_way, under_way,
+                      stopped=self._blocked or self._pausing is not None)
+            self._look_at = now + path.step
+            self.packet = path.packet
+            self._cork = min(_CORK, self.packet)
+            if path.unsent != self._unsent:
+                self._unsent = path.unsent
+                kernel.limit_unsent(self._sock, self._unsent)
+        budget = path.budget
+        self._allowed = _NO_LIMIT if budget is None else self._sent - under_way + budget - self.packet
+        if (wait := path.pause(under_way)) and not self._pausing:
+            self._pausing = self.poller.loop.call_later(wait, self._go_on)
+            self._decide()
+
+    def _go_on(self) -> None:
+        """Some of what was on its way should have arrived."""
+        self._pausing = None
+        self.poller.now = self.poller.loop.time()  # a rate made of an older time would be too high, and is remembered
+        self._look()
+        self._decide()
+        if self._queue:
+            self._again()
 
     # Streams.
 
@@ -453,9 +504,9 @@ class Link(asyncio.Transport):
             self.connection.expect_packets(FAST_PACKET)
             self._longest = self.connection.longest
 
-    def window(self, present: int) -> int:
-        """The window that a stream should have, which has consumed half of *present*."""
-        return present
+    def window(self, present: int, elapsed: float) -> int:
+        """The window that a stream should have, which has consumed half of *present* in *elapsed* seconds."""
+        return pace.window(present, elapsed, self._pace.min_rtt)
 
     # Once a second.
 
@@ -479,6 +530,9 @@ class Link(asyncio.Transport):
 
     def _shut(self) -> None:
         self._closed = True
+        if self._pausing:
+            self._pausing.cancel()
+            self._pausing = None
         self._decide()
         self.poller.left(self)
         self.poller.forget(self._sock)

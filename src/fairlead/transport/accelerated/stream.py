@@ -66,9 +66,9 @@ class Stream:
     """A channel of a `Link`, which asyncssh's connection knows under its number as it knows its own."""
 
     __slots__ = (
-        "_abandoned", "_counted", "_credit", "_deadline", "_ended", "_ending", "_got_eof", "_granted", "_link",
-        "_most", "_number", "_outcome", "_peer", "_pending", "_readable", "_send_window", "_sent_close",
-        "_sent_eof", "_sock", "_state", "_what", "_window", "queued",
+        "_abandoned", "_consumed", "_counted", "_credit", "_deadline", "_ended", "_ending", "_got_eof", "_granted",
+        "_link", "_most", "_number", "_outcome", "_peer", "_pending", "_readable", "_send_window", "_sent_close",
+        "_sent_eof", "_since", "_sock", "_state", "_what", "_window", "queued",
     )
 
     def __init__(self, link: "Link", sock: socket.socket, deadline: float, ended: "Ended | None" = None) -> None:
@@ -84,6 +84,9 @@ class Stream:
         self._most = 0
         self._window = self._granted = WINDOW
         self._credit = 0
+        self._consumed = 0
+        self._since = link.poller.now
+        """When the half of a window began that `_consumed` counts."""
         self._pending: bytearray | None = None
         self._outcome: FairleadError | None = None
         self._what = ""
@@ -268,7 +271,11 @@ class Stream:
         """So much more may come."""
         self._credit += size
         if self._credit * _PARTS >= self._window and not self._sent_close and not self._got_eof:
-            if (window := self._link.window(self._window)) != self._window:
+            self._consumed += self._credit
+            if self._consumed * 2 >= self._window:
+                now = self._link.poller.now
+                window = self._link.window(self._window, now - self._since)
+                self._consumed, self._since = 0, now
                 self._credit += window - self._window
                 self._window = window
             self._granted += self._credit
