@@ -18,7 +18,7 @@ SIZE = 24 << 20
 
 @pytest.fixture
 async def w() -> AsyncIterator[World]:
-    async with world(environment={}) as made:
+    async with world(ways=("accelerated", "accelerated")) as made:
         yield made
 
 
