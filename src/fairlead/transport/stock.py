@@ -376,8 +376,8 @@ class StreamChannel(Abandonable, asyncssh.SSHTCPChannel[bytes]):
             super().close()
 
     def _note_eof(self, kind: int, number: int, packet: SSHPacket) -> None:
-        self._ended = True
         self._process_eof(kind, number, packet)
+        self._ended = True  # only one that was well formed
 
     _packet_handlers = {  # noqa: RUF012 - asyncssh's name and shape
         **asyncssh.SSHTCPChannel._packet_handlers,  # noqa: SLF001

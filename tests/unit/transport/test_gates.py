@@ -201,6 +201,60 @@ async def test_malformed_packets_end_the_connection_quietly(w: World, alice: Hos
     assert not caplog.records
 
 
+DATA, ADJUST, EOF, CLOSE = 94, 93, 96, 97
+FORBIDDEN = {
+    "data beyond the window": [(DATA, b"%s" + String(bytes(32_000)))] * 17,
+    "a length beyond the packet": [(DATA, b"%s" + UInt32(9) + b"x")],
+    "a length short of the packet": [(DATA, b"%s" + UInt32(1) + b"xyz")],
+    "no length": [(DATA, b"%s")],
+    "data after the end": [(EOF, b"%s"), (DATA, b"%s" + String("x"))],
+    "a second end": [(EOF, b"%s"), (EOF, b"%s")],
+    "an end that is longer": [(EOF, b"%sx")],
+    "another channel": [(DATA, UInt32(77) + String("x"))],
+    "extended data": [(95, b"%s" + UInt32(1) + String("x"))],
+    "a window adjust cut short": [(ADJUST, b"%s\0\0")],
+    "a confirmation": [(OPEN_CONFIRMATION, b"%s" + UInt32(1) + UInt32(1) + UInt32(1))],
+    "a refusal": [(OPEN_FAILURE, b"%s" + UInt32(1) + String("") + String(""))],
+    "an answer to no request": [(99, b"%s")],
+}
+
+
+@pytest.mark.parametrize("what", FORBIDDEN)
+async def test_a_message_that_a_stream_forbids_ends_the_connection_and_is_never_an_end_of_file(
+        what: str, w: World, alice: Hostile) -> None:
+    outcome: asyncio.Queue[str] = asyncio.Queue()
+
+    async def service(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if what == "data beyond the window":
+            writer.transport.pause_reading()  # type: ignore[attr-defined]
+            await w.door.departure.wait()
+            writer.transport.resume_reading()  # type: ignore[attr-defined]
+        try:
+            while await reader.read(1 << 16):
+                pass
+            outcome.put_nowait("end")
+            await asyncio.Event().wait()
+        except ConnectionError:
+            outcome.put_nowait("reset")
+
+    w.door.targets["rec", 1] = Target("127.0.0.1", await w.serve(service), "rec")
+    bystander = await w.dial()
+    alice.open("direct-tcpip", String("rec"), UInt32(1), ORIGIN)
+    kind, payload = await alice.answer_in_full()
+    assert kind == OPEN_CONFIRMATION
+    number = payload[4:8]
+    for message, fields in FORBIDDEN[what]:
+        alice.send_packet(message, fields.replace(b"%s", number))
+    while await alice.answer() != -1:
+        pass
+    await w.door.departure.wait()
+    if FORBIDDEN[what][0][0] != EOF or len(FORBIDDEN[what]) == 1:
+        async with asyncio.timeout(10):
+            assert await outcome.get() == "reset"
+    assert w.door.gone[0].streams == 0
+    assert not bystander.closed.is_set()
+
+
 async def test_a_peer_that_asks_and_does_not_read_is_cut(monkeypatch: pytest.MonkeyPatch, w: World,
                                                          alice: Hostile) -> None:
     monkeypatch.setattr(connection, "MOST_UNSENT", 100_000)
