@@ -51,9 +51,9 @@ MOST_WINDOW = 16 * 1024 * 1024
 """What that grows to on the accelerated path, where the path carries it and the program takes it."""
 MOST_PACKET = 64 * 1024
 """Bytes of data in one packet, both ways. Above it the allocator asks the kernel for every packet (measured)."""
-FAST_PACKET = 128 * 1024
+FAST_PACKET = 250 * 1024
 """The same on the accelerated path, which has its own buffers."""
-QUANTUM = 128 * 1024
+QUANTUM = 250 * 1024
 """Bytes that a stream of the accelerated path sends before another one has its turn."""
 MOST_EARLY_PACKET = 35_000
 """Bytes of a packet while no channel was opened: what RFC 4253 section 6.1 asks for and nothing beyond."""

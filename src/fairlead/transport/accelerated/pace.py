@@ -12,7 +12,9 @@ Rules, and the harm each prevents:
    would be what holds it down.
 3. A budget is made of the path's shortest round trip, not of its present one: that contains our own queue, and a
    budget made of it would feed on itself.
-4. A path shorter than a millisecond is left alone: nothing queues there for long, and each limit costs throughput.
+4. A path shorter than a millisecond is left alone: nothing queues there for long, and each limit costs throughput. Its
+   windows grow once, for two processes that share a core wait for each other less often; not more, for on such a path
+   what is under way is the delay of everything beside it.
 """
 
 from collections import deque
@@ -21,6 +23,7 @@ from fairlead.transport.options import FAST_PACKET, MOST_WINDOW
 
 NEAR_S = 0.001
 """Paths with a shorter round trip are left alone."""
+NEAR_WINDOW = 1024 * 1024
 LEAST_BUDGET = 64 * 1024
 _MEMORY_S = 10.0
 """How long a rate is remembered."""
@@ -43,9 +46,9 @@ _UNSENT_S = 0.008
 
 def window(present: int, elapsed: float, min_rtt: float | None) -> int:
     """The receive window in bytes of a stream that has consumed half of *present* in *elapsed* seconds."""
-    if min_rtt is None or min_rtt < NEAR_S or elapsed >= 2 * min_rtt:
+    if min_rtt is None or elapsed >= 2 * max(min_rtt, NEAR_S):
         return present
-    return min(2 * present, MOST_WINDOW)
+    return min(2 * present, MOST_WINDOW) if min_rtt >= NEAR_S else max(present, NEAR_WINDOW)
 
 
 class Pace:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from fairlead.transport.accelerated.pace import LEAST_BUDGET, Pace, window
+from fairlead.transport.accelerated.pace import LEAST_BUDGET, NEAR_WINDOW, Pace, window
 from fairlead.transport.options import FAST_PACKET, MOST_WINDOW, WINDOW
 
 RTT = 0.07
@@ -139,5 +139,7 @@ def test_a_window_grows_only_while_it_limits() -> None:
     assert window(WINDOW, 2 * RTT - 0.001, RTT) == 2 * WINDOW
     assert window(WINDOW, 2 * RTT, RTT) == WINDOW
     assert window(MOST_WINDOW, 0.0, RTT) == MOST_WINDOW
-    assert window(WINDOW, 0.0, 0.0009) == WINDOW
+    assert window(WINDOW, 0.0, 0.0009) == NEAR_WINDOW
+    assert window(NEAR_WINDOW, 0.0, 0.0009) == NEAR_WINDOW
+    assert window(WINDOW, 0.0021, 0.0009) == WINDOW
     assert window(WINDOW, 0.0, None) == WINDOW
