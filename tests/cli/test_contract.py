@@ -41,6 +41,8 @@ def test_status_is_one_object_of_the_same_keys_on_both(controller: Daemon, engin
         assert status["role"] == role
         assert status["cluster_uuid"] == controller.get("/api/status")["cluster_uuid"]
         assert {"up": 1}.items() <= status["engines"].items()
+        assert status["tunnels"]["transport"] == "accelerated"
+        assert {t["transport"] for t in daemon.cli("tunnel", "list", "--json").done().json} <= {"accelerated", None}
         assert "\x1b" not in daemon.cli("status").done().out
 
 

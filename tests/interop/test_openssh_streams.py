@@ -12,20 +12,14 @@ import pytest
 from fairlead.transport.dialler import dial
 from fairlead.transport.peer import Target
 from fairlead.transport.tunnel import Tunnel
-from fairlead.transport.way import VARIABLE
 from tests.interop.test_openssh_transport import HOST, PORT, Start, free_port, ssh
+from tests.unit.transport.conftest import way_of_streams
 from tests.unit.transport.world import ALICE, CLOCK, HOST_KEY, PATIENT, World, peer_of, until, world
 
-__all__ = ["ssh"]
+__all__ = ["ssh", "way_of_streams"]
 STREAMS = 5
 SIZE = 3_000_000
 REKEY = 400_000
-
-
-@pytest.fixture(params=["accelerated", "stock"], autouse=True)
-def way_of_streams(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which one a `world` takes."""
-    monkeypatch.setenv(VARIABLE, request.param)
 
 
 @pytest.fixture

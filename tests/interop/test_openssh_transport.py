@@ -13,8 +13,10 @@ from fairlead.keys.ssh import PrivateKey
 from fairlead.transport.channel import Channel
 from fairlead.transport.peer import Target
 from fairlead.transport.server import ServerConnection
+from tests.unit.transport.conftest import way_of_streams
 from tests.unit.transport.world import ALICE, BOB, HOST_KEY, World, bound, echo, peer_of, world
 
+__all__ = ["way_of_streams"]
 pytestmark = pytest.mark.skipif(not shutil.which("ssh"), reason="no OpenSSH client")
 HOST, PORT = "127.64.0.1", 5432
 

@@ -1,4 +1,4 @@
-"""Connections that came and went leave nothing behind, with the collector of garbage as seldom as a daemon has it."""
+"""Connections that came and went leave nothing behind that a look for garbage does not find, however seldom it is."""
 
 import gc
 

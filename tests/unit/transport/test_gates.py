@@ -41,13 +41,6 @@ async def w() -> AsyncIterator[World]:
         yield made
 
 
-@pytest.fixture
-async def alice(w: World) -> AsyncIterator[Hostile]:
-    async with hostile(w.port) as client:
-        await client.login(ALICE)
-        yield client
-
-
 @pytest.mark.parametrize("place", [SERVICE, ("db", 5432)])
 async def test_a_declared_service_opens(alice: Hostile, place: tuple[str, int]) -> None:
     alice.open("direct-tcpip", String(place[0]), UInt32(place[1]), ORIGIN)

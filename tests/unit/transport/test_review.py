@@ -15,8 +15,8 @@ from fairlead.transport.accelerated.poller import Poller
 from fairlead.transport.forwarder import forward
 from fairlead.transport.peer import Target
 from fairlead.transport.resets import resetting
-from tests.unit.transport.hostile import OPEN_CONFIRMATION, OPEN_FAILURE, Hostile, hostile
-from tests.unit.transport.world import ALICE, World, echo, until, world
+from tests.unit.transport.hostile import OPEN_CONFIRMATION, OPEN_FAILURE, Hostile
+from tests.unit.transport.world import World, echo, until, world
 
 ORIGIN = String("127.0.0.1") + UInt32(1)
 KEXINIT, CLOSE, REQUEST = 20, 97, 98
@@ -26,13 +26,6 @@ KEXINIT, CLOSE, REQUEST = 20, 97, 98
 async def w() -> AsyncIterator[World]:
     async with world() as made:
         yield made
-
-
-@pytest.fixture
-async def alice(w: World) -> AsyncIterator[Hostile]:
-    async with hostile(w.port) as client:
-        await client.login(ALICE)
-        yield client
 
 
 async def test_a_service_may_be_known_by_a_name_and_nobody_waits_for_the_resolver(

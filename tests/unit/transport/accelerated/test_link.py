@@ -129,3 +129,20 @@ async def test_without_figures_of_the_kernel_nothing_is_limited(w: World, monkey
         assert await reader.readexactly(1 << 20) == bytes(1 << 20)
     assert link._pace.budget is None
     assert len(asked) == 2, "once for each end: it will not be better another time"
+
+
+async def test_nothing_of_a_stream_is_sent_during_a_key_exchange(w: World) -> None:
+    link, reader, writer = await to_echo(w)
+    writer.write(b"first")
+    assert await reader.readexactly(5) == b"first"
+    far = w.door.tunnels[0].connection.link
+    assert far
+    far.pause_reading()  # so that the exchange does not end
+    link.connection._rekey()
+    sent = link.meter.bytes_out
+    writer.write(b"later")
+    await until(lambda: bool(link._queue))  # seen, and waits
+    assert link.meter.bytes_out == sent
+    far.resume_reading()
+    async with asyncio.timeout(10):
+        assert await reader.readexactly(5) == b"later"

@@ -1,0 +1,20 @@
+"""A daemon looks for garbage seldom; a command as Python does."""
+
+import gc
+
+from fairlead.cli.daemons import COLLECTING, finish
+
+
+async def thresholds() -> tuple[int, ...]:
+    return gc.get_threshold()
+
+
+def test_only_daemons_look_for_garbage_seldom() -> None:
+    before = gc.get_threshold()
+    try:
+        assert finish(thresholds()) == before
+        assert finish(thresholds(), fast=True) == COLLECTING
+        assert gc.get_freeze_count() > 0
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*before)
