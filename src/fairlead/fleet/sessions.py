@@ -250,8 +250,7 @@ class Sessions:
 
     def ready(self, owner: str, address: str, port: int) -> Tunnel | None:  # noqa: ARG002 - Carriers
         """The tunnel on which the engine *owner* serves *port*, if there is one."""
-        node = self._directory.named(owner)
-        session = self._sessions.get(node.id) if node else None
+        session = self._named(owner)
         tunnel = session.reverse.get(port) if session else None
         return tunnel if tunnel and not tunnel.closed.is_set() else None
 
@@ -259,8 +258,7 @@ class Sessions:
         """The tunnel on which the engine *owner* serves *port*; it is asked for one if need be. Raises Refused."""
         if tunnel := self.ready(owner, address, port):
             return tunnel
-        node = self._directory.named(owner)
-        session = self._sessions.get(node.id) if node else None
+        session = self._named(owner)
         if session is None or session.channel is None:
             raise no_carrier(owner)
         await self._say(session, StreamsWanted())
@@ -270,6 +268,10 @@ class Sessions:
                 return session.reverse[port]
         except TimeoutError:
             raise no_carrier(owner) from None
+
+    def _named(self, engine: str) -> Session | None:
+        node = self._directory.named(engine)
+        return self._sessions.get(node.id) if node else None
 
     async def _announce(self, session: Session) -> None:
         async with session.arrived:

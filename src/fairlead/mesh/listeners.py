@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import errno
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import structlog
@@ -22,6 +22,8 @@ from fairlead.base.errors import FairleadError, Refused
 from fairlead.base.sockets import holder
 from fairlead.mesh.plan import Listener
 from fairlead.transport.admission import Admission, Place
+from fairlead.transport.carried import Carried
+from fairlead.transport.connection import Carrying
 from fairlead.transport.forwarder import bridge, carry, forward
 from fairlead.transport.peer import Target
 from fairlead.transport.resets import reset
@@ -167,12 +169,10 @@ class Listeners:
         tunnel = None if listener.target else self._carriers.ready(listener.owner, listener.internal_address,
                                                                    listener.port)
         if tunnel is None:
-            task = asyncio.get_running_loop().create_task(self._carry(listener, sock))
-            stream.aborts = task.cancel
-            task.add_done_callback(stream.done)
+            stream.carrying = Carried(self._carry(listener, sock), stream.over)
             return
         try:
-            stream.aborts = forward(sock, tunnel, listener.internal_address, listener.port, stream.over).abort
+            stream.carrying = forward(sock, tunnel, listener.internal_address, listener.port, stream.over)
         except FairleadError as refusal:
             reset(sock)
             stream.over(refusal)
@@ -216,32 +216,25 @@ class Listeners:
 class _Stream:
     """A connection to a listener, until it is over."""
 
-    __slots__ = ("_listeners", "_placed", "aborts", "listener")
+    __slots__ = ("_aborted", "_listeners", "_placed", "carrying", "listener")
 
     def __init__(self, listeners: Listeners, listener: Listener, placed: Place) -> None:
         self._listeners = listeners
         self._placed = placed
+        self._aborted = False
         self.listener = listener
-        self.aborts: Callable[[], object] | None = None
+        self.carrying: Carrying | None = None
 
     def abort(self) -> None:
-        """Reset it."""
-        if self.aborts:
-            self.aborts()
+        """Reset it: an end of our own making, of which nothing is to be said."""
+        self._aborted = True
+        if self.carrying:
+            self.carrying.abort()
 
     def over(self, error: FairleadError | None) -> None:
         """It has ended."""
         self._placed.leave()
-        self._listeners.over(self, error)
-
-    def done(self, task: asyncio.Task[None]) -> None:
-        """The task that carried it has ended."""
-        error = None if task.cancelled() else task.exception()
-        if error is None or isinstance(error, FairleadError):
-            self.over(error)
-        else:
-            self.over(None)
-            task.get_loop().call_exception_handler({"message": "a stream failed", "exception": error, "task": task})
+        self._listeners.over(self, None if self._aborted else error)
 
 
 def no_carrier(owner: str) -> Refused:

@@ -105,7 +105,27 @@ class Channel:
         self.ended()
 
 
-class Session(asyncssh.SSHServerSession[bytes], asyncssh.SSHClientSession[bytes]):
+class Filling:
+    """A session that asyncssh tells when its channel is full: the peer's window, and our share of buffer."""
+
+    _full = False
+
+    def pause_writing(self) -> None:
+        """The channel is full."""
+        self._full = True
+        self.weigh()
+
+    def resume_writing(self) -> None:
+        """The channel takes more."""
+        self._full = False
+        self.weigh()
+
+    def weigh(self) -> None:
+        """See whether the channel and the connection take more."""
+        raise NotImplementedError
+
+
+class Session(Filling, asyncssh.SSHServerSession[bytes], asyncssh.SSHClientSession[bytes]):
     """asyncssh's side of a `Channel`, at either end."""
 
     def __init__(self, connection: Guarded, grant: Callable[[str], Handler | None] | None = None) -> None:
@@ -113,7 +133,6 @@ class Session(asyncssh.SSHServerSession[bytes], asyncssh.SSHClientSession[bytes]
         self._connection = connection
         self._grant = grant
         self._handler: Handler | None = None
-        self._full = False
 
     def connection_made(self, chan: Any) -> None:
         """The channel is open."""
@@ -154,16 +173,6 @@ class Session(asyncssh.SSHServerSession[bytes], asyncssh.SSHClientSession[bytes]
         """The peer sends no more; we may."""
         self.channel.ended()
         return True
-
-    def pause_writing(self) -> None:
-        """The channel is full."""
-        self._full = True
-        self.weigh()
-
-    def resume_writing(self) -> None:
-        """The channel takes more."""
-        self._full = False
-        self.weigh()
 
     def weigh(self) -> None:
         """See whether the channel and the connection take more."""

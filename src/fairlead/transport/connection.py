@@ -148,7 +148,7 @@ class Guarded(SSHConnection):
         """The channel for a request to open one. Raises ChannelOpenError."""
         raise refusal()
 
-    # What the accelerated path looks at and counts. It is asyncssh's state, and is touched in this class alone.
+    # What the accelerated path looks at and counts. It is asyncssh's state: here, and for keys in `library`.
 
     @property
     def proven(self) -> bool:

@@ -15,7 +15,7 @@ from fairlead.transport.connection import Carrying
 from fairlead.transport.peer import Target
 from fairlead.transport.refusals import lost, refused
 from fairlead.transport.resets import reset
-from fairlead.transport.stock import Join, LocalEnd, connected, joined
+from fairlead.transport.stock import Join, LocalEnd, connected, joined, local_end
 from fairlead.transport.tunnel import Tunnel
 
 
@@ -58,8 +58,7 @@ async def carry(sock: socket.socket, tunnel: Tunnel, host: str, port: int) -> No
 
 async def bridge(sock: socket.socket, target: Target) -> None:
     """The same without SSH: the owner of a service serves it to itself. Raises as `carry` does."""
-    local, far = LocalEnd(), LocalEnd()
-    await asyncio.get_running_loop().connect_accepted_socket(lambda: local, sock)
+    local, far = await local_end(sock), LocalEnd()
 
     async def connect(join: Join) -> None:
         if not await connected(far, target):

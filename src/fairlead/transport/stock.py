@@ -19,7 +19,8 @@ import asyncssh
 from asyncssh.constants import MSG_CHANNEL_EOF, OPEN_CONNECT_FAILED
 from asyncssh.packet import SSHPacket
 
-from fairlead.base.errors import FairleadError
+from fairlead.transport.carried import Carried
+from fairlead.transport.channel import Filling
 from fairlead.transport.connection import Abandonable, Ended, Guarded
 from fairlead.transport.opening import opening
 from fairlead.transport.options import CONNECT_TIMEOUT, MOST_PACKET, WINDOW
@@ -238,7 +239,7 @@ class LocalEnd(asyncio.Protocol):
             transport.resume_reading()
 
 
-class ChannelEnd(asyncssh.SSHTCPSession[bytes]):
+class ChannelEnd(Filling, asyncssh.SSHTCPSession[bytes]):
     """An SSH channel as an end of a stream. It keeps the connection's meter and stops when the connection is full."""
 
     def __init__(self, connection: Guarded) -> None:
@@ -246,7 +247,6 @@ class ChannelEnd(asyncssh.SSHTCPSession[bytes]):
         self._channel: StreamChannel | None = None
         self._join: Join | None = None
         self._stopped = False
-        self._full = False
         self._started = False
 
     def joined(self, join: Join) -> None:
@@ -288,16 +288,6 @@ class ChannelEnd(asyncssh.SSHTCPSession[bytes]):
         if self._channel and self._channel.complete:
             self._join.ended(self)
         self._join.gone(self)
-
-    def pause_writing(self) -> None:
-        """The peer's window and our share of buffer are used up."""
-        self._full = True
-        self.weigh()
-
-    def resume_writing(self) -> None:
-        """The peer takes more."""
-        self._full = False
-        self.weigh()
 
     def weigh(self) -> None:
         """See whether the channel and the connection take more."""
@@ -384,6 +374,7 @@ class StreamChannel(Abandonable, asyncssh.SSHTCPChannel[bytes]):
         MSG_CHANNEL_EOF: _note_eof,
     }
 
+
 class StockStreams:
     """The streams of one connection, each a task."""
 
@@ -397,17 +388,16 @@ class StockStreams:
         self._connection.expect_packets(MOST_PACKET)
         return StreamChannel(self._connection, asyncio.get_running_loop(), None, "strict", WINDOW, MOST_PACKET)
 
-    def carry(self, sock: socket.socket, kind: bytes, host: str, port: int, ended: Ended) -> "Carried":
+    def carry(self, sock: socket.socket, kind: bytes, host: str, port: int, ended: Ended) -> Carried:
         """See `connection.Streams`."""
-        return Carried(asyncio.get_running_loop().create_task(self._carry(sock, kind, host, port)), ended)
+        return Carried(self._carry(sock, kind, host, port), ended)
 
     def deliver(self, target: Target, peer: int, window: int, most: int) -> None:
         """See `connection.Streams`."""
         self.channel().process_open(peer, window, min(most, MOST_PACKET), self._deliver(target))
 
     async def _carry(self, sock: socket.socket, kind: bytes, host: str, port: int) -> None:
-        local, far = LocalEnd(), ChannelEnd(self._connection)
-        await asyncio.get_running_loop().connect_accepted_socket(lambda: local, sock)
+        local, far = await local_end(sock), ChannelEnd(self._connection)
 
         async def connect(_: Join) -> None:
             def start(channel: StreamChannel) -> Awaitable[Any]:
@@ -430,28 +420,23 @@ class StockStreams:
         return far
 
 
-class Carried:
-    """A stream that runs as a task."""
-
-    def __init__(self, task: asyncio.Task[None], ended: Ended) -> None:
-        self._task = task
-        self._ended = ended
-        task.add_done_callback(self._done)
-
-    def abort(self) -> None:
-        """Reset both ends."""
-        self._task.cancel()
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        error = lost() if task.cancelled() else task.exception()
-        if error is None or isinstance(error, FairleadError):
-            self._ended(error)
-        else:
-            self._ended(lost())
-            task.get_loop().call_exception_handler({"message": "a stream failed", "exception": error, "task": task})
+async def local_end(sock: socket.socket) -> LocalEnd:
+    """The end that is *sock*, which is connected. Raises Refused FL-STREAM-LOST when it has gone already."""
+    end = LocalEnd()
+    try:
+        await asyncio.get_running_loop().connect_accepted_socket(lambda: end, sock)
+    except OSError as error:
+        sock.close()
+        raise lost() from error
+    return end
 
 
 async def joined(near: LocalEnd, far: LocalEnd | ChannelEnd, connect: Callable[[Join], Awaitable[None]]) -> None:
+    """Have *connect* make the far end, and wait until both are finished.
+
+    Raises what *connect* raises, and Refused FL-STREAM-LOST when the far end went before its time; both ends have been
+    reset then.
+    """
     join = Join(near, far)
     far.joined(join)
     near.joined(join)
@@ -468,6 +453,7 @@ async def joined(near: LocalEnd, far: LocalEnd | ChannelEnd, connect: Callable[[
 
 
 async def connected(end: LocalEnd, target: Target) -> bool:
+    """Connect *end* to *target*; whether it answers in time."""
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT):

@@ -117,3 +117,17 @@ async def test_a_listener_that_is_no_longer_planned_is_free_at_once(carriers: No
             sock.bind((db.host, db.port))
     finally:
         await mesh.close()
+
+
+async def test_what_a_closing_listener_cuts_is_not_called_refused(carriers: Nobody) -> None:
+    db, = planned("db")
+    mesh = Listeners(carriers)
+    await mesh.apply([db])
+    reader, writer = await opened(db)
+    await carriers.asked_for(1)
+    with capture_logs() as logs:
+        await mesh.close()
+    assert [entry for entry in logs if entry["event"] == "stream.refused"] == []
+    with pytest.raises(ConnectionResetError):
+        await reader.read()
+    writer.close()

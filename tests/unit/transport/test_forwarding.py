@@ -437,3 +437,15 @@ async def test_the_owner_serves_itself_without_a_tunnel(w: World) -> None:
     with pytest.raises(Refused) as refusal:
         await within(tasks[1])
     assert refusal.value.code == "FL-STREAM-REFUSED"
+
+
+async def test_a_connection_that_has_gone_before_it_is_carried_is_a_cut_and_no_fault(
+        w: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def gone(*_: object, **__: object) -> None:
+        raise OSError(22, "gone already")
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "connect_accepted_socket", gone)
+    near, program = socket.socketpair()
+    with program, pytest.raises(Refused) as cut:
+        await bridge(near, Target("127.0.0.1", 1, "db"))
+    assert (cut.value.code, near.fileno()) == ("FL-STREAM-LOST", -1)

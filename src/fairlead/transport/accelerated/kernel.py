@@ -1,6 +1,6 @@
 """What the kernel knows of a TCP connection, and how much it takes beyond what it can send. It fails soft.
 
-SO_SNDBUF and SO_RCVBUF are never set: that ends the kernel's own adaptation (a tenth of the throughput, measured).
+SO_SNDBUF and SO_RCVBUF are never set: that ends the kernel's own adaptation to the path.
 """
 
 import contextlib

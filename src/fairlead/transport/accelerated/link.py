@@ -463,21 +463,16 @@ class Link(asyncio.Transport):
             family = socket.AF_INET6 if ":" in target.host else socket.AF_INET
             sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         except OSError as error:
-            raise refusal_of(error) from error
+            raise asyncssh.ChannelOpenError(OPEN_RESOURCE_SHORTAGE, error.strerror or "no socket") from error
         failure = sock.connect_ex((target.host, target.port))
-        stream = Stream(self, sock, self.poller.now + CONNECT_TIMEOUT)
-        self._expect()
-        if failure in (0, errno.EINPROGRESS):
-            with contextlib.suppress(OSError):
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            stream.answer(peer, window, most)
-            if failure:
-                self._opening.append(stream)
-            else:
-                stream.connected()
+        if failure not in (0, errno.EINPROGRESS):
+            sock.close()
+            raise asyncssh.ChannelOpenError(OPEN_CONNECT_FAILED, "connect failed")
+        stream = self._answered(sock, peer, window, most)
+        if failure:
+            self._opening.append(stream)
         else:
-            stream.answer(peer, window, most)
-            stream.unanswered()
+            stream.connected()
 
     async def _deliver_by_name(self, target: Target, peer: int, window: int, most: int) -> None:
         """The same where a resolver must be asked, for whom nobody else waits."""
@@ -487,16 +482,21 @@ class Link(asyncio.Transport):
         except (OSError, UnicodeError):
             self.refuse(peer, OPEN_CONNECT_FAILED, "connect failed")
             return
+        with contextlib.suppress(asyncssh.ChannelOpenError):  # the connection has gone meanwhile
+            self._answered(sock, peer, window, most).connected()
+
+    def _answered(self, sock: socket.socket, peer: int, window: int, most: int) -> Stream:
+        """The stream of *sock*, which connects to a service. Raises ChannelOpenError when the connection is gone."""
         try:
             stream = Stream(self, sock, self.poller.now + CONNECT_TIMEOUT)
-        except asyncssh.ChannelOpenError:  # the connection has gone meanwhile
+        except asyncssh.ChannelOpenError:
             sock.close()
-            return
+            raise
         self._expect()
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         stream.answer(peer, window, most)
-        stream.connected()
+        return stream
 
     def _expect(self) -> None:
         """From the first stream on packets may be long."""
@@ -594,8 +594,3 @@ def _is_address(host: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def refusal_of(error: OSError) -> asyncssh.ChannelOpenError:
-    """No socket is to be had."""
-    return asyncssh.ChannelOpenError(OPEN_RESOURCE_SHORTAGE, error.strerror or "no socket")

@@ -28,7 +28,7 @@ LEAST_BUDGET = 64 * 1024
 _MEMORY_S = 10.0
 """How long a rate is remembered."""
 _GAIN = 1.5
-"""Round trips of data under way: 1.25 loses throughput where packets are lost, 2 doubles the queue (measured)."""
+"""Round trips of data under way: 1.25 loses throughput where packets are lost, 2 doubles the queue."""
 _SHORTEST_S = 0.015
 """What counts as a round trip at least: acknowledgements come late, and in bunches, however short the path."""
 _SHORTEST_SAMPLE_S = 0.01

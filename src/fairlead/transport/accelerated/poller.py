@@ -22,8 +22,10 @@ from typing import Protocol
 from fairlead.transport.accelerated.packets import Padding
 
 EVENTS = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
-READABLE = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
-ENDING = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+BROKEN = select.EPOLLHUP | select.EPOLLERR
+"""Reset, or both directions are closed."""
+ENDING = BROKEN | select.EPOLLRDHUP
+READABLE = ENDING | select.EPOLLIN
 WRITABLE = select.EPOLLOUT
 _TOGETHER = 256
 _WIRE = 1 << 20

@@ -34,7 +34,7 @@ from asyncssh.packet import SSHPacket, String, UInt32
 
 from fairlead.base.errors import FairleadError
 from fairlead.transport.accelerated.packets import DATA_AT
-from fairlead.transport.accelerated.poller import ENDING, READABLE, WRITABLE
+from fairlead.transport.accelerated.poller import BROKEN, ENDING, READABLE, WRITABLE
 from fairlead.transport.options import FAST_PACKET, QUANTUM, WINDOW
 from fairlead.transport.refusals import lost, refused
 from fairlead.transport.resets import resetting
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from fairlead.transport.connection import Ended
 
 _PARTS = 4
-"""A window is granted anew by so many parts: by halves, two processes wait for each other in turns (measured)."""
+"""A window is granted anew by so many parts: by halves, two processes that share cores wait for each other."""
 LEAST = 6
 """Where the payload of the shortest message about a channel ends: padding length, type, number."""
 NUMBER = struct.Struct(">I").unpack_from
@@ -54,7 +54,6 @@ _MESSAGE = struct.Struct(">BI").pack
 _OPENED = struct.Struct(">BIIII").pack
 _ASK = struct.Struct(">III").pack
 _MOST_WINDOW = (1 << 32) - 1
-_BROKEN = 0x18  # EPOLLERR | EPOLLHUP: reset, or both directions are closed
 
 _NOBODY = String("127.0.0.1") + UInt32(0)
 """Who connected here: nobody's business (RFC 4254 section 7.2 wants a place)."""
@@ -149,8 +148,7 @@ class Stream:
             self._give_up(lost())
         else:
             self._outcome = self._outcome or lost()
-            self._close()
-            self._reset_local()
+            self._local_gone()
             self._tell(self._outcome)  # whoever aborts waits for no answer: the peer may never give one
 
     def _give_up(self, outcome: FairleadError | None) -> None:
@@ -173,10 +171,10 @@ class Stream:
             self._readable = True
             if events & ENDING:
                 self._ending = True
-                if self._state == _ASKED and events & _BROKEN:
+                if self._state == _ASKED and events & BROKEN:
                     self._give_up(None)
                     return
-            if self._sent_eof and not self._got_eof and events & _BROKEN:
+            if self._sent_eof and not self._got_eof and events & BROKEN:
                 self._local_gone()  # nothing is read any more that would tell
             elif not self.queued:
                 self.pump(fresh=True)
@@ -243,7 +241,7 @@ class Stream:
                 return
 
     def _local_gone(self) -> None:
-        """The program is no more: reset, or it takes nothing more."""
+        """The program is no more, or is to see no more: both ends are let go of at once."""
         self._close()
         self._reset_local()
 
