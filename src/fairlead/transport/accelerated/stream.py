@@ -161,6 +161,8 @@ class Stream:
 
     def ready(self, events: int) -> None:
         """Something may have happened to the local socket."""
+        if events & ENDING:
+            self._ending = True  # said once: also of a service that says all and ends before we look
         if self._state == _CONNECTING:
             if events & (WRITABLE | ENDING):
                 self._tried()
@@ -169,11 +171,9 @@ class Stream:
             self._pass_on()
         if events & READABLE and self._sock:
             self._readable = True
-            if events & ENDING:
-                self._ending = True
-                if self._state == _ASKED and events & BROKEN:
-                    self._give_up(None)
-                    return
+            if self._state == _ASKED and events & BROKEN:
+                self._give_up(None)
+                return
             if self._sent_eof and not self._got_eof and events & BROKEN:
                 self._local_gone()  # nothing is read any more that would tell
             elif not self.queued:

@@ -1,6 +1,7 @@
 """What a link does about its path: the kernel's figures are made up, everything else is real."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from fairlead.transport.accelerated import kernel, pace
 from fairlead.transport.accelerated.link import Link
 from fairlead.transport.accelerated.pace import LEAST_BUDGET
+from fairlead.transport.accelerated.stream import Stream
 from fairlead.transport.options import MOST_WINDOW
 from fairlead.transport.peer import Target
 from tests.unit.transport.world import World, echo, until, world
@@ -146,3 +148,22 @@ async def test_nothing_of_a_stream_is_sent_during_a_key_exchange(w: World) -> No
     far.resume_reading()
     async with asyncio.timeout(10):
         assert await reader.readexactly(5) == b"later"
+
+
+async def test_a_service_that_has_said_all_before_it_is_looked_at_is_heard_to_its_end(
+        w: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as service:
+        w.door.targets[HOST, PORT] = Target("127.0.0.1", service.getsockname()[1], "db")
+        answer = Stream.answer
+
+        def slowly(stream: Stream, peer: int, window: int, most: int) -> None:
+            answer(stream, peer, window, most)
+            sock, _ = service.accept()
+            with sock:
+                sock.sendall(b"that is all")
+
+        monkeypatch.setattr(Stream, "answer", slowly)
+        front = await w.front(await w.dial(), HOST, PORT)
+        reader, _ = await w.connect(front.port)
+        async with asyncio.timeout(10):
+            assert await reader.read() == b"that is all"
