@@ -159,7 +159,7 @@ class Listeners:
         if listener is None:
             reset(sock)
             return
-        placed = self._admission.enter(f"{listener.host}:{listener.port}", lambda: False)
+        placed = self._admission.enter(place, _stays)
         if placed is None:
             self._say_full(listener)
             reset(sock)
@@ -235,6 +235,10 @@ class _Stream:
         """It has ended."""
         self._placed.leave()
         self._listeners.over(self, None if self._aborted else error)
+
+
+def _stays() -> bool:
+    return False
 
 
 def no_carrier(owner: str) -> Refused:

@@ -76,8 +76,9 @@ def reachable(node: Node, nodes: Iterable[Node], services: Iterable[Service]) ->
 
 def find(node: Node, nodes: Iterable[Node], services: Iterable[Service], host: str, port: int) -> Reach | None:
     """The service that a stream request of *node* means: *host* is an internal address or a service's name."""
-    for reach in reachable(node, nodes, services):
-        if reach.port == port and host in (reach.address, reach.service.name):
+    meant = [service for service in services if service.port == port]
+    for reach in reachable(node, nodes, meant):
+        if host in (reach.address, reach.service.name):
             return reach
     return None
 

@@ -17,7 +17,7 @@ Rules, and the attack each stops:
 
 import ipaddress
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 _IPV6_HOST_BITS = 128 - 56
 
@@ -67,12 +67,12 @@ class Admission:
         """How many stand there now."""
         return self._inside
 
-    def enter(self, source: str, yields: Callable[[], bool]) -> Place | None:
-        """Take a place for the address *source*; None when there is none.
+    def enter(self, source: Hashable, yields: Callable[[], bool]) -> Place | None:
+        """Take a place for *source*, an address (``str``) or whatever else is counted by; None when there is none.
 
         *yields* is called when somebody else should have it: it sends whoever stands there away, or says no.
         """
-        group = _group(source)
+        group = _group(source) if isinstance(source, str) else source
         mine = self._per_source.get(group, {})
         if len(mine) >= self._most_per_source:
             if not self._freed(mine, at_once=False):

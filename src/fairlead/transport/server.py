@@ -16,7 +16,7 @@ Rules, and the attack each stops:
 import asyncio
 import contextlib
 import socket
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -169,9 +169,9 @@ class Guest(asyncssh.SSHServer):
             reverses = tuple(tunnel.reverses)
             tunnel.ended(exc)
             for host, port in reverses:
-                with contextlib.suppress(Exception), self._surfacing():
+                with contextlib.suppress(Exception), _Surfacing():
                     self._door.reverse_ended(tunnel, host, port)
-            with contextlib.suppress(Exception), self._surfacing():
+            with contextlib.suppress(Exception), _Surfacing():
                 self._door.left(tunnel)
 
     def _no_stranger(self) -> None:
@@ -196,7 +196,7 @@ class Guest(asyncssh.SSHServer):
 
     def recognise(self, user: str, key: PublicKey) -> Peer | None:
         """Whom the door knows under *user* and *key*."""
-        with self._surfacing():
+        with _Surfacing():
             return self._door.admit(user, key, self._source)
 
     def auth_completed(self) -> None:
@@ -210,14 +210,14 @@ class Guest(asyncssh.SSHServer):
         self._tunnel = Tunnel(connection, peer, "in", self._address, self._listener.clock.now())
         if peer.standing != "active":
             self._timer = asyncio.get_running_loop().call_at(self._deadline, self._tunnel.close, "time is up")
-        with self._surfacing():
+        with _Surfacing():
             self._door.arrived(self._tunnel)
 
     # What it may do.
 
     def direct(self, host: str, port: int) -> Target:
         """Where the service *host*:*port* is. Raises ChannelOpenError."""
-        with self._surfacing():
+        with _Surfacing():
             target = self._door.target(self._active(), host, port)
         if not target:
             raise refusal()
@@ -229,7 +229,7 @@ class Guest(asyncssh.SSHServer):
         if not tunnel or tunnel.peer.standing != "active" or (host, port) in tunnel.reverses or (
                 len(tunnel.reverses) >= MOST_REVERSES):
             return False
-        with self._surfacing():
+        with _Surfacing():
             granted = self._door.reverse(tunnel, host, port)
         if granted:
             tunnel.reverses[host, port] = None
@@ -240,7 +240,7 @@ class Guest(asyncssh.SSHServer):
         if not self._tunnel or (host, port) not in self._tunnel.reverses:
             return False
         del self._tunnel.reverses[host, port]
-        with self._surfacing():
+        with _Surfacing():
             self._door.reverse_ended(self._tunnel, host, port)
         return True
 
@@ -252,7 +252,7 @@ class Guest(asyncssh.SSHServer):
             raise refusal()
 
         def grant(name: str) -> Callable[[Channel], Awaitable[None]] | None:
-            with self._surfacing():
+            with _Surfacing():
                 return self._door.subsystem(tunnel, name)
 
         return Session(connection, grant)
@@ -262,16 +262,16 @@ class Guest(asyncssh.SSHServer):
             raise refusal()
         return self._tunnel
 
-    @contextlib.contextmanager
-    def _surfacing(self) -> Iterator[None]:
-        # asyncssh ends the connection for a fault in what it calls, which is right, and hides it, which is not.
-        try:
-            yield
-        except asyncssh.Error:
-            raise
-        except Exception as bug:
+
+class _Surfacing:
+    """asyncssh ends the connection for a fault in what it calls, which is right, and hides it, which is not."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, bug: BaseException | None, __: object) -> None:
+        if isinstance(bug, Exception) and not isinstance(bug, asyncssh.Error):
             asyncio.get_running_loop().call_exception_handler({"message": "the door failed", "exception": bug})
-            raise
 
 
 class ServerConnection(Guarded, asyncssh.SSHServerConnection):

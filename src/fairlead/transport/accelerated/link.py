@@ -20,7 +20,6 @@ Rules, and the attack each stops:
 import asyncio
 import contextlib
 import errno
-import ipaddress
 import socket
 from collections import deque
 from typing import TYPE_CHECKING, Any, cast
@@ -464,8 +463,11 @@ class Link(asyncio.Transport):
             sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         except OSError as error:
             raise asyncssh.ChannelOpenError(OPEN_RESOURCE_SHORTAGE, error.strerror or "no socket") from error
-        failure = sock.connect_ex((target.host, target.port))
-        if failure not in (0, errno.EINPROGRESS):
+        place = target.host, target.port
+        failure = sock.connect_ex(place)
+        if failure == errno.EINPROGRESS:
+            failure = sock.connect_ex(place)  # a service of this host has answered by now
+        if failure not in (0, errno.EALREADY):
             sock.close()
             raise asyncssh.ChannelOpenError(OPEN_CONNECT_FAILED, "connect failed")
         stream = self._answered(sock, peer, window, most)
@@ -590,7 +592,7 @@ class Link(asyncio.Transport):
 
 def _is_address(host: str) -> bool:
     try:
-        ipaddress.ip_address(host)
-    except ValueError:
+        socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host)
+    except OSError:
         return False
     return True

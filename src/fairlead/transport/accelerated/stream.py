@@ -15,6 +15,7 @@ Rules, and what each prevents:
 import contextlib
 import socket
 import struct
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import asyncssh
@@ -58,7 +59,15 @@ _MOST_WINDOW = (1 << 32) - 1
 _NOBODY = String("127.0.0.1") + UInt32(0)
 """Who connected here: nobody's business (RFC 4254 section 7.2 wants a place)."""
 
+_KIND = {kind: bytes((MSG_CHANNEL_OPEN,)) + String(kind) for kind in (b"direct-tcpip", b"forwarded-tcpip")}
+
 _ASKED, _CONNECTING, _OPEN, _GONE = range(4)
+
+
+@lru_cache(maxsize=1024)
+def _destination(host: str, port: int) -> bytes:
+    """Where a channel is to lead, and on whose behalf."""
+    return String(host) + UInt32(port) + _NOBODY
 
 
 class Stream:
@@ -100,9 +109,7 @@ class Stream:
         """Ask the peer for *host*:*port*."""
         self._state = _ASKED
         self._what = f"{host}:{port}"
-        self._link.control(b"".join((
-            bytes((MSG_CHANNEL_OPEN,)), String(kind), _ASK(self._number, WINDOW, FAST_PACKET), String(host),
-            UInt32(port), _NOBODY)))
+        self._link.control(b"".join((_KIND[kind], _ASK(self._number, WINDOW, FAST_PACKET), _destination(host, port))))
         assert self._sock
         self._link.poller.watch(self._sock, self)
 
