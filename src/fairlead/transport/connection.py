@@ -132,6 +132,8 @@ class Guarded(SSHConnection):
         self.senders: set[Sender] = set()
         self.handlers: set[asyncio.Task[None]] = set()
         self._max_recv_pktlen = MOST_EARLY_PACKET
+        self._signs: list[asyncio.Future[Any]] = []
+        """Of life, that the peer was asked for and has not given."""
 
     @property
     def gone(self) -> bool:
@@ -215,14 +217,20 @@ class Guarded(SSHConnection):
         self._force_close(error)
 
     def look_after(self, silent_s: float, asked: int) -> int:
-        """Ask a peer that is silent for a sign of life, and end when *asked* were not answered; how many are now."""
+        """Ask a peer that is silent for a sign of life; how often since it was heard, of which *asked* is so far.
+
+        Ends when too many were not answered, whatever else the peer says.
+        """
         interval = self._keepalive_interval
         if not self._auth_complete or not interval or silent_s < interval * (asked + 1):
             return asked
-        if asked >= self._keepalive_count_max:
+        self._signs = [sign for sign in self._signs if not sign.done()]
+        if len(self._signs) >= self._keepalive_count_max:
             self.connection_lost(asyncssh.ConnectionLost("the peer does not answer to keepalives"))
         else:
-            self._global_request_waiters.append(self._loop.create_future())
+            sign = self._loop.create_future()
+            self._signs.append(sign)
+            self._global_request_waiters.append(sign)
             self._send_global_request(KEEPALIVE, want_reply=True)
         return asked + 1
 

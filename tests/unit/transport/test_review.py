@@ -12,6 +12,7 @@ from fairlead.transport import connection
 from fairlead.transport.accelerated.link import Link
 from fairlead.transport.accelerated.packets import Sealer
 from fairlead.transport.accelerated.poller import Poller
+from fairlead.transport.accelerated.stream import Stream
 from fairlead.transport.forwarder import forward
 from fairlead.transport.peer import Target
 from fairlead.transport.resets import resetting
@@ -19,7 +20,7 @@ from tests.unit.transport.hostile import OPEN_CONFIRMATION, OPEN_FAILURE, Hostil
 from tests.unit.transport.world import World, echo, until, world
 
 ORIGIN = String("127.0.0.1") + UInt32(1)
-KEXINIT, CLOSE, REQUEST = 20, 97, 98
+KEXINIT, GLOBAL_REQUEST, DATA, EOF, CLOSE, REQUEST = 20, 80, 94, 96, 97, 98
 
 
 @pytest.fixture
@@ -85,6 +86,60 @@ async def test_nothing_is_said_of_a_channel_behind_its_close(w: World, alice: Ho
     alice.send_packet(REQUEST, payload[4:8], String("keepalive@openssh.com"), Boolean(True))  # has not read it yet
     alice.request("keepalive@openssh.com")
     assert await alice.answer() == 81
+
+
+async def test_who_fills_windows_and_goes_leaves_nothing_behind(
+        w: World, alice: Hostile, monkeypatch: pytest.MonkeyPatch, way_of_streams: str) -> None:
+    if way_of_streams == "stock":
+        return  # asyncssh keeps the channel itself, and asyncio no more than its own buffer
+    monkeypatch.setattr(connection, "MOST_CHANNELS", 2)
+    answer = Stream.answer
+
+    def narrow(stream: Stream, peer: int, window: int, most: int) -> None:
+        assert stream._sock
+        stream._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        answer(stream, peer, window, most)
+
+    monkeypatch.setattr(Stream, "answer", narrow)
+    with socket.socket() as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen()
+        w.door.targets["db", 1] = Target("127.0.0.1", deaf.getsockname()[1], "db")
+        alice._channels[7] = Heard(alice)  # type: ignore[assignment]
+        for _ in range(2):
+            alice.open("direct-tcpip", String("db"), UInt32(1), ORIGIN)
+            kind, payload = await alice.answer_in_full()
+            assert kind == OPEN_CONFIRMATION
+            for _ in range(8):
+                alice.send_packet(DATA, payload[4:8], String(bytes(32768)))
+            alice.send_packet(EOF, payload[4:8])
+            alice.send_packet(CLOSE, payload[4:8])
+        alice.open("direct-tcpip", String("db"), UInt32(1), ORIGIN)
+        kind, payload = await alice.answer_in_full()
+        assert (kind, payload[4:8]) == (OPEN_FAILURE, UInt32(4)), "they count until the program has what came"
+        assert w.door.tunnels[0].streams == 2
+        alice.abort()
+        async with asyncio.timeout(10):
+            await w.door.departure.wait()
+        for _ in range(2):
+            sock, _ = deaf.accept()
+            with sock, pytest.raises(ConnectionResetError):
+                while sock.recv(65536):
+                    pass
+        assert w.door.gone[0].streams == 0
+
+
+async def test_a_peer_that_talks_and_never_answers_is_cut(w: World, alice: Hostile, way_of_streams: str) -> None:
+    if way_of_streams == "stock":
+        return  # asyncssh's own keepalives
+    alice._packet_handlers = {**alice._packet_handlers, GLOBAL_REQUEST: lambda *_: True}  # type: ignore[dict-item]
+    asked = w.door.tunnels[0].connection
+    for _ in range(asked._keepalive_count_max):
+        assert asked.look_after(1e9, 0) == 1  # it has said something meanwhile, if not that
+        assert not asked.gone
+    asked.look_after(1e9, 0)
+    assert asked.gone
 
 
 async def test_a_peer_that_asks_and_never_ends_its_key_exchange_is_cut(

@@ -93,6 +93,8 @@ class Link(asyncio.Transport):
         """What may have been sent in all before it is seen whether it is too much."""
         self._pausing: asyncio.TimerHandle | None = None
         """While more is on its way than the path carries."""
+        self._arrived = -1
+        """Bytes that had arrived when it was last waited for more of them."""
         # Coming in.
         self._held = b""
         """The beginning of a packet, or what waits for asyncssh."""
@@ -424,6 +426,10 @@ class Link(asyncio.Transport):
         budget = path.budget
         self._allowed = _NO_LIMIT if budget is None else self._sent - under_way + budget - self.packet
         if (wait := path.pause(under_way)) and not self._pausing:
+            arrived = self._sent - under_way
+            if arrived == self._arrived:
+                wait = max(wait, path.step)  # nothing comes through: there is no hurry to see that again
+            self._arrived = arrived
             self._pausing = self.poller.loop.call_later(wait, self._go_on)
             self._decide()
 

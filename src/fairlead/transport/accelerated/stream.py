@@ -8,7 +8,9 @@ Rules, and what each prevents:
 2. An end of file goes through each way by itself: half-closed connections work.
 3. An end that goes away before its end of file was cut. The other end is reset, not closed: nobody takes a part for
    the whole.
-4. What the protocol forbids in this state (data beyond the window or after the end of file, a second answer to an
+4. A channel is closed when the program has taken everything that came: until then it counts, and one that outlives its
+   connection is cut. So a peer that fills windows and goes leaves nothing behind, however often it comes.
+5. What the protocol forbids in this state (data beyond the window or after the end of file, a second answer to an
    open, a window above what 32 bits hold) ends the connection (RFC 4254 sections 5.1 to 5.3).
 """
 
@@ -74,9 +76,9 @@ class Stream:
     """A channel of a `Link`, which asyncssh's connection knows under its number as it knows its own."""
 
     __slots__ = (
-        "_abandoned", "_consumed", "_counted", "_credit", "_deadline", "_ended", "_ending", "_got_eof", "_granted",
-        "_link", "_most", "_number", "_outcome", "_peer", "_pending", "_readable", "_send_window", "_sent_close",
-        "_sent_eof", "_since", "_sock", "_state", "_what", "_window", "queued",
+        "_abandoned", "_consumed", "_counted", "_credit", "_deadline", "_ended", "_ending", "_got_close", "_got_eof",
+        "_granted", "_link", "_most", "_number", "_outcome", "_peer", "_pending", "_readable", "_send_window",
+        "_sent_close", "_sent_eof", "_since", "_sock", "_state", "_what", "_window", "queued",
     )
 
     def __init__(self, link: "Link", sock: socket.socket, deadline: float, ended: "Ended | None" = None) -> None:
@@ -98,7 +100,8 @@ class Stream:
         self._pending: bytearray | None = None
         self._outcome: FairleadError | None = None
         self._what = ""
-        self._readable = self._ending = self._got_eof = self._sent_eof = self._sent_close = self._abandoned = False
+        self._readable = self._ending = self._abandoned = False
+        self._got_eof = self._got_close = self._sent_eof = self._sent_close = False
         self._counted = False
         self.queued = False
         """Waits for its turn to send."""
@@ -206,7 +209,7 @@ class Stream:
     def pump(self, *, fresh: bool) -> None:
         """Send what the local socket has, one quantum at most. *fresh*: it has just woken up and goes first."""
         link = self._link
-        if self._state != _OPEN or not self._readable or self._sent_eof or self._sent_close:
+        if self._state != _OPEN or not self._readable or self._sent_eof or self._sent_close or self._got_close:
             return
         if not link.sending:
             link.queue(self, fresh=fresh)
@@ -235,7 +238,7 @@ class Stream:
                 self._readable = False
                 self._sent_eof = True
                 self._send(MSG_CHANNEL_EOF)
-                self._both_ended()
+                self._settle()
                 return
             self._send_window -= got
             left -= got
@@ -250,6 +253,8 @@ class Stream:
     def _local_gone(self) -> None:
         """The program is no more, or is to see no more: both ends are let go of at once."""
         self._close()
+        if self._got_close:
+            self._leave()
         self._reset_local()
 
     def _pass_on(self) -> None:
@@ -267,7 +272,7 @@ class Stream:
         if sent == len(pending):
             self._pending = None
             self._passed_on(sent)
-            self._after_all_data()
+            self._settle()
         else:
             del pending[:sent]
             self._passed_on(sent)
@@ -287,19 +292,18 @@ class Stream:
             self._link.control(_ADJUST(MSG_CHANNEL_WINDOW_ADJUST, self._peer, self._credit))
             self._credit = 0
 
-    def _after_all_data(self) -> None:
-        """Everything that came was passed on: pass on the end, too, if there is one."""
-        if self._got_eof and self._pending is None and self._sock:
-            if self._sent_eof or self._state == _GONE:
-                self._close_local()
-            else:
-                with contextlib.suppress(OSError):  # it has just been reset
-                    self._sock.shutdown(socket.SHUT_WR)
-
-    def _both_ended(self) -> None:
-        if self._sent_eof and self._got_eof:
+    def _settle(self) -> None:
+        """Pass the peer's end on, if everything before it was passed on; close when there is nothing else to come."""
+        if not self._got_eof or self._pending is not None:
+            return
+        if self._sent_eof or self._got_close:
             self._close()
-            self._after_all_data()
+            if self._got_close:
+                self._leave()
+            self._close_local()
+        elif self._sock:
+            with contextlib.suppress(OSError):  # it has just been reset
+                self._sock.shutdown(socket.SHUT_WR)
 
     def _reset_local(self) -> None:
         if self._sock:
@@ -349,7 +353,7 @@ class Stream:
             self._arrived(packet[DATA_AT:end], size)
         elif kind == MSG_CHANNEL_WINDOW_ADJUST and end == LEAST + 4:
             self._send_window += NUMBER(packet, 6)[0]
-            if self._send_window > _MOST_WINDOW or self._state != _OPEN:
+            if self._send_window > _MOST_WINDOW or self._state != _OPEN or self._got_close:
                 raise asyncssh.ProtocolError("a window that was not to come")
             if self._readable and not self.queued:
                 self.pump(fresh=False)
@@ -357,8 +361,7 @@ class Stream:
             if self._state != _OPEN or self._got_eof:
                 raise asyncssh.ProtocolError("an end of file that was not to come")
             self._got_eof = True
-            self._after_all_data()
-            self._both_ended()
+            self._settle()
         elif kind == MSG_CHANNEL_CLOSE and end == LEAST:
             self._closed_by_peer()
         elif kind == MSG_CHANNEL_OPEN_CONFIRMATION and end == LEAST + 12:
@@ -368,7 +371,7 @@ class Stream:
             fields.get_string()
             fields.check_end()
             self._refused(reason.decode("utf-8", "replace"))
-        elif kind == MSG_CHANNEL_REQUEST and self._state == _OPEN:
+        elif kind == MSG_CHANNEL_REQUEST and self._state == _OPEN and not self._got_close:
             (fields := SSHPacket(bytes(packet[6:end]))).get_string()
             if fields.get_boolean() and not self._sent_close:  # behind it the peer knows no such channel
                 self._send(MSG_CHANNEL_FAILURE)
@@ -393,16 +396,15 @@ class Stream:
         self._reset_local()
 
     def _closed_by_peer(self) -> None:
-        if self._state != _OPEN:
+        if self._state != _OPEN or self._got_close:
             raise asyncssh.ProtocolError("a close that was not to come")
-        if not self._got_eof and not self._sent_close:
-            self._outcome = lost()
-        self._close()
-        self._leave()
+        self._got_close = True
         if self._got_eof:
-            self._after_all_data()
-        else:
-            self._reset_local()
+            self._settle()
+            return
+        if not self._sent_close:
+            self._outcome = lost()
+        self._local_gone()
 
     def _send(self, kind: int) -> None:
         self._link.control(_MESSAGE(kind, self._peer))
@@ -436,11 +438,12 @@ class Stream:
 
     def process_connection_close(self, exc: Exception | None) -> None:  # noqa: ARG002
         """The connection is no more."""
-        if self._state != _OPEN or not self._got_eof:
+        whole = self._state == _OPEN and self._got_eof and self._pending is None
+        if not whole:
             self._outcome = self._outcome or lost()
         self._leave()
-        if self._got_eof:
-            self._after_all_data()
+        if whole:
+            self._close_local()
         else:
             self._reset_local()
 

@@ -92,6 +92,18 @@ async def test_a_link_that_goes_on_by_itself_measures_with_the_present_time(
     assert link.poller.now > 0.0
 
 
+async def test_a_link_whose_path_is_dead_looks_no_more_than_once_a_round_trip(
+        w: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    link, reader, writer = await to_echo(w)
+    writer.write(b"first")
+    assert await reader.readexactly(5) == b"first"
+    slow(link, monkeypatch, lambda: LEAST_BUDGET)
+    link._go_on()
+    assert link._pausing
+    assert link._pausing.when() - link.poller.loop.time() > 0.01
+    link.connection.abort()
+
+
 async def test_a_link_that_ends_leaves_no_timer(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
     link, reader, writer = await to_echo(w)
     writer.write(b"first")
