@@ -76,6 +76,7 @@ from fairlead.pki import certificate as certificates
 from fairlead.pki.verify import PortalTrust
 from fairlead.portal import application
 from fairlead.store.protocol import Record
+from tests.fuzz.channel import channel, packet
 from tests.unit.enrol.test_anchor import ANCHOR
 from tests.unit.enrol.test_exchange import CONTROLLER, ENGINE, FOLLOWER, HOST, JOINS, TOKEN, TOKEN_KEY, USER
 from tests.unit.keys.test_http import REQUEST, RESPONSE, sign
@@ -626,4 +627,4 @@ def typed(data: bytes) -> bool:
 
 TARGETS: dict[str, Callable[[bytes], bool]] = {target.__name__: target for target in (
     bundle, token, anchor, asked, submission, reply, refusal, stream, link, commit, signature, announcement,
-    settings, key, certificate, audit, typed)}
+    settings, key, certificate, audit, typed, channel, packet)}
