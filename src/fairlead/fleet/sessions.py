@@ -12,7 +12,6 @@ Rules, and the attack each stops:
 
 import asyncio
 import contextlib
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -32,14 +31,13 @@ from fairlead.link.messages import (
     Heartbeat,
     Hello,
     NewPlan,
-    Plan,
     Removed,
     StreamsWanted,
     Welcome,
     from_engine,
 )
 from fairlead.mesh.listeners import no_carrier
-from fairlead.mesh.plan import plan_for, same
+from fairlead.mesh.plan import digest, plan_for
 from fairlead.nodes.directory import Directory
 from fairlead.nodes.node import Node
 from fairlead.nodes.policy import find
@@ -79,7 +77,8 @@ class Session:
     """Of the process that speaks on the link."""
     link: Tunnel | None = None
     channel: Channel | None = None
-    plan: Plan | None = None
+    plan: bytes = b""
+    """The digest of the last that was sent."""
     acknowledged: int = 0
     problems: list[str] = field(default_factory=list)
     heard: float = 0.0
@@ -87,10 +86,10 @@ class Session:
     """The engine's clock minus store time."""
     reverse: dict[int, Tunnel] = field(default_factory=dict)
     """By port: the tunnel that serves it."""
-    arrived: asyncio.Condition = field(default_factory=asyncio.Condition)
     cloned: float = float("-inf")
     """When the alarm was last raised: once a minute at most."""
-    evictions: deque[float] = field(default_factory=lambda: deque(maxlen=CLONE_EVICTIONS))
+    evictions: tuple[float, ...] = ()
+    """When the last few were."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +123,8 @@ class Sessions:
         self._sessions: dict[str, Session] = {}
         self._tunnels: set[Tunnel] = set()
         self._dirty = asyncio.Event()
+        self._arrived = asyncio.Condition()
+        """Somebody serves one more port."""
         self._ending = False
         self._farewells: set[asyncio.Task[None]] = set()
         directory.listen(self._changed)
@@ -197,7 +198,7 @@ class Sessions:
         session = self._sessions.get(tunnel.peer.node_id)
         if session is not None:
             if session.link is tunnel:
-                session.link = session.channel = session.plan = None
+                session.link, session.channel, session.plan = None, None, b""
             session.reverse = {port: t for port, t in session.reverse.items() if t is not tunnel}
         log.info("ssh.down", peer=tunnel.peer.node, address=tunnel.address)
 
@@ -226,7 +227,7 @@ class Sessions:
                 return False
             other.close("a newer connection of the node serves this port")
         session.reverse[port] = tunnel
-        self._later(self._announce(session))
+        self._later(self._announce())
         return True
 
     def reverse_ended(self, tunnel: Tunnel, host: str, port: int) -> None:  # noqa: ARG002 - Door
@@ -263,8 +264,8 @@ class Sessions:
             raise no_carrier(owner)
         await self._say(session, StreamsWanted())
         try:
-            async with asyncio.timeout(CARRIER_WAIT_S), session.arrived:
-                await session.arrived.wait_for(lambda: port in session.reverse)
+            async with asyncio.timeout(CARRIER_WAIT_S), self._arrived:
+                await self._arrived.wait_for(lambda: port in session.reverse)
                 return session.reverse[port]
         except TimeoutError:
             raise no_carrier(owner) from None
@@ -273,9 +274,9 @@ class Sessions:
         node = self._directory.named(engine)
         return self._sessions.get(node.id) if node else None
 
-    async def _announce(self, session: Session) -> None:
-        async with session.arrived:
-            session.arrived.notify_all()
+    async def _announce(self) -> None:
+        async with self._arrived:
+            self._arrived.notify_all()
 
     # -- the link -----------------------------------------------------------------------------------------------------
 
@@ -307,7 +308,7 @@ class Sessions:
         finally:
             session = self._sessions.get(node_id)
             if session is not None and session.link is tunnel:
-                session.link = session.channel = session.plan = None
+                session.link, session.channel, session.plan = None, None, b""
             tunnel.close("the link ended")
 
     async def _welcome(self, tunnel: Tunnel, channel: Channel, instance: str) -> Session:
@@ -324,7 +325,7 @@ class Sessions:
                 ghost.close("the node's process was started anew")
                 session.reverse = {port: t for port, t in session.reverse.items() if t is not ghost}
         session.instance = instance
-        session.link, session.channel, session.plan = tunnel, channel, None
+        session.link, session.channel, session.plan = tunnel, channel, b""
         session.heard = self._clock.monotonic()
         await self._say(session, Welcome(v=VERSION, epoch=tunnel.epoch, server_time=self._clock.now(),
                                          heartbeat_s=HEARTBEAT_S))
@@ -334,7 +335,7 @@ class Sessions:
     async def _count_eviction(self, session: Session, node_id: str) -> None:
         """Two machines with one key evict each other for ever; a machine that was cut off evicts its ghost once."""
         now = self._clock.monotonic()
-        session.evictions.append(now)
+        session.evictions = (*session.evictions, now)[-CLONE_EVICTIONS:]
         if len(session.evictions) == CLONE_EVICTIONS and now - session.evictions[0] < CLONE_WINDOW_S \
                 and now - session.cloned > CLONE_WINDOW_S:
             session.cloned = now
@@ -348,8 +349,8 @@ class Sessions:
             return
         plan = plan_for(node, [*controllers, node], self._directory.services.values(),
                         generation=self._generation, revision=self._directory.revision)
-        if session.plan is None or not same(session.plan, plan):
-            session.plan = plan
+        if session.plan != (asks := digest(plan)):
+            session.plan = asks
             await self._say(session, NewPlan(plan=plan))
 
     async def _say(self, session: Session, message: Message) -> None:

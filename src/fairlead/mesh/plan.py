@@ -5,6 +5,7 @@ A plan holds no more than its reader needs: an engine learns of the Controllers 
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from hashlib import sha256
 
 from fairlead.link.messages import Plan, PlanController, PlanNode, PlanReach, PlanServe
 from fairlead.nodes.address import View
@@ -58,6 +59,11 @@ def _knows(me: Node, other: Node) -> bool:
 def same(one: Plan, other: Plan) -> bool:
     """Whether two plans ask for the same, whatever their revisions."""
     return one.model_copy(update={"revision": other.revision}) == other
+
+
+def digest(plan: Plan) -> bytes:
+    """What *plan* asks for, whatever its revision, in 32 bytes."""
+    return sha256(plan.model_dump_json(exclude={"revision"}).encode()).digest()
 
 
 def listeners(plan: Plan, view: View) -> list[Listener]:

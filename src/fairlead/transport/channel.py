@@ -6,13 +6,13 @@ environment, agent, X11 or signal (asyncssh would accept and keep every environm
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import asyncssh
 
 from fairlead.base.errors import FairleadError
+from fairlead.base.once import Once
 from fairlead.transport.connection import Abandonable, Guarded
 from fairlead.transport.options import MOST_PACKET, WINDOW
 from fairlead.transport.refusals import lost
@@ -29,33 +29,36 @@ class Channel:
     def __init__(self, connection: Guarded) -> None:
         self._connection = connection
         self._channel: Any = None
-        self._pieces: deque[bytes] = deque()
-        self._buffered = 0
+        self._came = bytearray()
         self._ended = False
-        self._arrived = asyncio.Event()
-        self._writable = asyncio.Event()
-        self._writable.set()
+        self._receiver: asyncio.Future[None] | None = None
+        """Of the task that waits for something to come."""
+        self._writable = True
+        self._sender: asyncio.Future[None] | None = None
+        """Of the task that waits until more may be sent."""
         self._turn = asyncio.Lock()
-        self._closed = asyncio.Event()
+        self._closed = Once()
 
     async def receive(self) -> bytes:
-        """The next bytes, as they came; ``b""`` at the end, whether the peer ended or the tunnel did."""
-        while not self._pieces:
+        """Whatever came; ``b""`` at the end, whether the peer ended or the tunnel did."""
+        while not self._came:
             if self._ended:
                 return b""
-            self._arrived.clear()
-            await self._arrived.wait()
-        piece = self._pieces.popleft()
-        self._buffered -= len(piece)
-        if self._buffered < _BUFFER and not self._closed.is_set():
+            self._receiver = asyncio.get_running_loop().create_future()
+            await self._receiver
+        came = bytes(self._came)
+        self._came.clear()
+        if len(came) >= _BUFFER and not self._closed.is_set():
             self._channel.resume_reading()
-        return piece
+        return came
 
     async def send(self, data: bytes) -> None:
         """Send *data*; waits while the far side does not read. Raises Refused FL-STREAM-LOST."""
         async with self._turn:
             for start in range(0, len(data), MOST_PACKET):
-                await self._writable.wait()
+                while not self._writable:
+                    self._sender = asyncio.get_running_loop().create_future()
+                    await self._sender
                 if self._closed.is_set():
                     raise lost()
                 try:
@@ -80,29 +83,32 @@ class Channel:
 
     def arrived(self, data: bytes) -> None:
         """Bytes from the peer."""
-        self._pieces.append(data)
-        self._buffered += len(data)
-        if self._buffered >= _BUFFER:
+        self._came += data
+        if len(self._came) >= _BUFFER:
             self._channel.pause_reading()
-        self._arrived.set()
+        _wake(self._receiver)
 
     def ended(self) -> None:
         """The peer sends no more."""
         self._ended = True
-        self._arrived.set()
+        _wake(self._receiver)
 
     def writable(self, yes: bool) -> None:
         """Whether more may be sent."""
+        self._writable = yes
         if yes:
-            self._writable.set()
-        else:
-            self._writable.clear()
+            _wake(self._sender)
 
     def gone(self) -> None:
         """The SSH channel is no more."""
         self._closed.set()
-        self._writable.set()
+        self.writable(True)
         self.ended()
+
+
+def _wake(waiting: "asyncio.Future[None] | None") -> None:
+    if waiting and not waiting.done():
+        waiting.set_result(None)
 
 
 class Filling:

@@ -7,6 +7,7 @@ from typing import Literal
 from asyncssh.constants import DISC_BY_APPLICATION
 
 from fairlead.base.errors import printable
+from fairlead.base.once import Once
 from fairlead.transport.channel import Channel, GuardedClientChannel, Session
 from fairlead.transport.connection import Guarded
 from fairlead.transport.opening import opening
@@ -33,7 +34,7 @@ class Tunnel:
         self.epoch = 0
         """Set by its user: which login of the node this is."""
         self.cipher = str(connection.get_extra_info("send_cipher", ""))
-        self.closed = asyncio.Event()
+        self.closed = Once()
         self.reason = ""
         """Why it ended; empty while it lives and when it ended in order."""
         self.reverses: dict[Place, Callable[[], Target | None] | None] = {}

@@ -67,6 +67,12 @@ _NO_LIMIT = float("inf")
 class Link(asyncio.Transport):
     """The socket of a connection, what waits to be sent on it, and its streams."""
 
+    __slots__ = (
+        "_allowed", "_arrived", "_asked", "_blocked", "_closed", "_cork", "_end", "_ending", "_full", "_heard",
+        "_held", "_incoming", "_longest", "_look_at", "_marked", "_named", "_opening", "_out", "_own", "_pace",
+        "_paused", "_pausing", "_proven", "_queue", "_readable", "_sealed", "_sealer", "_sent", "_sock", "_start",
+        "_taken", "_thinking", "_turning", "_unsent", "_view", "connection", "meter", "packet", "poller", "sending",
+    )
     name = "accelerated"
 
     def __init__(self, poller: Poller, sock: socket.socket, connection: "Guarded") -> None:
@@ -125,7 +131,8 @@ class Link(asyncio.Transport):
         self._full = False
         self._marked = False
         self._turning = False
-        self._queue: deque[Stream] = deque()
+        self._queue: deque[Stream] | None = None
+        """Who waits for a turn to send, where somebody does."""
         # What is looked after once a second.
         self._opening: list[Stream] = []
         self._asked = 0
@@ -296,6 +303,8 @@ class Link(asyncio.Transport):
         """Have *stream* pump in its turn. One that has just woken up goes before those that used up a quantum."""
         if not stream.queued:
             stream.queued = True
+            if self._queue is None:
+                self._queue = deque()
             if fresh:
                 self._queue.appendleft(stream)
             else:
@@ -304,7 +313,8 @@ class Link(asyncio.Transport):
                 self._again()
 
     def _serve(self) -> None:
-        queue = self._queue
+        if not (queue := self._queue):
+            return
         end = self.meter.bytes_out + _TURN
         for _ in range(len(queue)):
             if not queue or not self.sending:
@@ -526,6 +536,7 @@ class Link(asyncio.Transport):
             self._out = bytearray()
             self._view = memoryview(self._out)
             self._start = self._end = 0
+        self._queue = self._queue or None
         self.connection.rekey_when_old(now)
         self._asked = self.connection.look_after(now - self._heard, self._asked)
 
@@ -545,7 +556,7 @@ class Link(asyncio.Transport):
         self.poller.left(self)
         self.poller.forget(self._sock)
         self._sock.close()
-        self._queue.clear()
+        self._queue = None
         self._held = b""
         for task in self._named:
             task.cancel()

@@ -17,8 +17,6 @@ Rules, and the harm each prevents:
    what is under way is the delay of everything beside it.
 """
 
-from collections import deque
-
 from fairlead.transport.options import FAST_PACKET, MOST_WINDOW
 
 NEAR_S = 0.001
@@ -57,7 +55,7 @@ class Pace:
     def __init__(self) -> None:
         self.min_rtt: float | None = None
         """The shortest round trip; None when it is not known."""
-        self._rates: deque[tuple[float, float]] = deque()
+        self._rates: list[tuple[float, float]] = []
         """When, and how many bytes in a second; falling, so the first is the highest."""
         self._unchanged = 0
         self._since = 0.0
@@ -112,7 +110,7 @@ class Pace:
             self._sampled(now, (acknowledged - self._acknowledged) / elapsed)
         self._since, self._acknowledged, self._pressed = now, acknowledged, pressed
         while self._rates and self._rates[0][0] < now - _MEMORY_S:
-            self._rates.popleft()
+            del self._rates[0]
         if not self._rates:
             self._unchanged = 0
 
