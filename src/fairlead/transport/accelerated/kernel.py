@@ -10,7 +10,8 @@ import struct
 import termios
 
 _INFO = 192
-_MIN_RTT = struct.Struct("=I").unpack_from
+_WORD = struct.Struct("=I").unpack_from
+_SEGMENT_AT, _SACKED_AT = 16, 28  # tcpi_snd_mss, tcpi_sacked
 _MIN_RTT_AT = 148  # tcpi_min_rtt, since Linux 4.6
 _UNKNOWN = (1 << 32) - 1
 _SIZE = struct.Struct("=i")
@@ -21,17 +22,22 @@ def min_rtt(sock: socket.socket) -> float | None:
     """The shortest round trip in seconds; None when the kernel does not know."""
     try:
         info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO)
-        found = int(_MIN_RTT(info, _MIN_RTT_AT)[0])
+        found = int(_WORD(info, _MIN_RTT_AT)[0])
     except (OSError, struct.error):
         return None
     return None if found in (0, _UNKNOWN) else found / 1e6
 
 
 def under_way(sock: socket.socket) -> int | None:
-    """Bytes that were given to *sock* and that the peer has not acknowledged; None when the kernel does not say."""
+    """Bytes that were given to *sock* and have not arrived; None when the kernel does not say.
+
+    What the peer has beyond a hole has arrived: counted with the hole, each lost packet would look like a full path.
+    """
     try:
-        return int(_SIZE.unpack(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(_SIZE.size)))[0])
-    except (OSError, ValueError):
+        waiting = int(_SIZE.unpack(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(_SIZE.size)))[0])
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO)
+        return max(0, waiting - int(_WORD(info, _SACKED_AT)[0]) * int(_WORD(info, _SEGMENT_AT)[0]))
+    except (OSError, ValueError, struct.error):
         return None
 
 

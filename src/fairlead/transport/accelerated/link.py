@@ -71,7 +71,8 @@ class Link(asyncio.Transport):
         "_allowed", "_arrived", "_asked", "_blocked", "_closed", "_cork", "_end", "_ending", "_full", "_heard",
         "_held", "_incoming", "_longest", "_look_at", "_marked", "_named", "_opening", "_out", "_own", "_pace",
         "_paused", "_pausing", "_proven", "_queue", "_readable", "_sealed", "_sealer", "_sent", "_sock", "_start",
-        "_taken", "_thinking", "_turning", "_unsent", "_view", "connection", "meter", "packet", "poller", "sending",
+        "_taken", "_thinking", "_turning", "_unsent", "_view", "_waited", "connection", "meter", "packet", "poller",
+        "sending",
     )
     name = "accelerated"
 
@@ -100,7 +101,8 @@ class Link(asyncio.Transport):
         self._pausing: asyncio.TimerHandle | None = None
         """While more is on its way than the path carries."""
         self._arrived = -1
-        """Bytes that had arrived when it was last waited for more of them."""
+        self._waited = 0.0
+        """Bytes that had arrived when it was last waited for more of them, and for how many seconds it was."""
         # Coming in.
         self._held = b""
         """The beginning of a packet, or what waits for asyncssh."""
@@ -437,9 +439,9 @@ class Link(asyncio.Transport):
         self._allowed = _NO_LIMIT if budget is None else self._sent - under_way + budget - self.packet
         if (wait := path.pause(under_way)) and not self._pausing:
             arrived = self._sent - under_way
-            if arrived == self._arrived:
-                wait = max(wait, path.step)  # nothing comes through: there is no hurry to see that again
-            self._arrived = arrived
+            if arrived == self._arrived:  # nothing comes through: there is less and less hurry to see that again
+                wait = max(wait, min(2 * self._waited, path.step))
+            self._arrived, self._waited = arrived, wait
             self._pausing = self.poller.loop.call_later(wait, self._go_on)
             self._decide()
 

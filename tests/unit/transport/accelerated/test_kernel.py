@@ -38,6 +38,27 @@ def test_what_the_peer_has_no_room_for_is_under_way(pair: tuple[socket.socket, s
     assert 0 < found <= sent
 
 
+def test_what_has_arrived_beyond_a_hole_is_not_under_way(pair: tuple[socket.socket, socket.socket]) -> None:
+    end = pair[0]
+    end.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        while True:
+            end.send(bytes(1 << 20))
+    before = kernel.under_way(end)
+    info = bytearray(end.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 192))
+    assert struct.unpack_from("=I", info, 28)[0] == 0
+    assert struct.unpack_from("=I", info, 16)[0] == end.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG)
+    struct.pack_into("=I", info, 28, 7)
+
+    class Holed(socket.socket):
+        def getsockopt(self, *_: int) -> bytes:  # type: ignore[override]
+            return bytes(info)
+
+    with Holed(fileno=end.detach()) as holed:
+        assert before is not None
+        assert kernel.under_way(holed) == before - 7 * struct.unpack_from("=I", info, 16)[0]
+
+
 def test_a_limit_of_what_is_unsent_holds(pair: tuple[socket.socket, socket.socket]) -> None:
     kernel.limit_unsent(pair[0], 12345)
     assert pair[0].getsockopt(socket.IPPROTO_TCP, 25) == 12345

@@ -97,10 +97,14 @@ async def test_a_link_whose_path_is_dead_looks_no_more_than_once_a_round_trip(
     link, reader, writer = await to_echo(w)
     writer.write(b"first")
     assert await reader.readexactly(5) == b"first"
-    slow(link, monkeypatch, lambda: LEAST_BUDGET)
-    link._go_on()
-    assert link._pausing
-    assert link._pausing.when() - link.poller.loop.time() > 0.01
+    slow(link, monkeypatch, lambda: LEAST_BUDGET - 16 * 1024 + 1)
+    waits = []
+    for _ in range(9):
+        link._go_on()
+        assert link._pausing
+        waits.append(link._pausing.when() - link.poller.now)
+    assert waits[0] < 0.01
+    assert 0.019 < waits[-1] < 0.1
     link.connection.abort()
 
 
