@@ -4,7 +4,7 @@ A real Controller runs as a process of its own; the engines are real joins and r
 (their own memory is not what is asked). Private memory of the Controller is read when it is alone, with half of the
 engines, and with all: the slope between the last two is the cost of one.
 
-    python bench/idle.py [--engines 200] [--json]
+    python bench/idle.py [--engines 800] [--json]
 """
 
 import argparse
@@ -154,7 +154,7 @@ async def until_ready(control: Path) -> None:
 def main() -> None:
     logs.start("bench", "warning")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--engines", type=int, default=200)
+    parser.add_argument("--engines", type=int, default=800)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     found = asyncio.run(measure(options.engines))

@@ -33,7 +33,9 @@ def test_a_ratio_is_the_median_of_the_ratios_of_each_round() -> None:
     assert ours == {
         "name": "fairlead", "mb_per_s": 500.0, "min": 300.0, "max": 800.0, "ratio_to_ssh_default": 1.0,
         "ratio_to_ssh_best": None, "ratio_to_relay": None, "ratio_to_raw": 0.125, "cpu_s_per_gb": 2.25,
-        "mb_per_s_4": 800.0}
+        "mb_per_s_4": 800.0, "ratios": {
+            "mb_per_s": {"ssh-default": 1.0, "raw": 0.125}, "cpu_s_per_gb": {"ssh-default": 0.692},
+            "mb_per_s_4": {"ssh-default": 1.6, "raw": 0.16}}}
     assert (raw["name"], raw["cpu_s_per_gb"], raw["ratio_to_raw"]) == ("raw", None, 1.0)
     assert ssh["note"] == "chacha20"
 
@@ -140,11 +142,24 @@ def test_a_round_has_all_rows_and_leaves_nothing(tmp_path: Path) -> None:
     assert sorted([*names, *found["missing"]]) == sorted(ROWS)
     assert {"raw", "fairlead-stock", "fairlead"} <= set(names)
     for row in found["rows"]:
-        assert set(row) - {"note"} == {"name", "mb_per_s", "min", "max", "cpu_s_per_gb", *RATIOS}
+        assert set(row) - {"note"} == {"name", "mb_per_s", "min", "max", "cpu_s_per_gb", "ratios", *RATIOS}
         assert row["mb_per_s"] == row["min"] == row["max"] > 0
         assert row["name"] == "raw" or row["cpu_s_per_gb"] > 0
         for ratio, other in RATIOS.items():
             assert (row[ratio] is None) == (other in found["missing"])
+    nothing_left(tmp_path)
+
+
+def test_rows_may_be_chosen_and_no_others_start(tmp_path: Path) -> None:
+    done = run("--seconds", "0.1", "--rounds", "1", "--row", "raw", "--json", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert [row["name"] for row in found["rows"]] == ["raw"]
+    assert found["missing"] == {}
+    refused = run("--row", "telnet", folder=tmp_path)
+    assert refused.returncode == 2
+    assert "telnet" in refused.stderr
+    assert "ssh-default" in refused.stderr
     nothing_left(tmp_path)
 
 

@@ -51,6 +51,8 @@ def tunnel(seconds: Annotated[float | None, typer.Option("--seconds", min=0.05, 
            links: Annotated[bool, typer.Option("--links", help=(
                "Over links instead: 70 ms, with 1 % loss, with 10 Mbit/s; one stream, and round trips beside it."))
                ] = False,
+           row: Annotated[list[str] | None, typer.Option("--row", help=(
+               "Only this row of the table; may be given several times."))] = None,
            plot: Annotated[Path | None, typer.Option("--plot", help="Draw the one stream into this SVG file.")] = None,
            json: Json = False, outside: Outside = "") -> None:
     """How fast streams are through the tunnel, beside OpenSSH and others, in interleaved rounds on this machine.
@@ -60,10 +62,14 @@ def tunnel(seconds: Annotated[float | None, typer.Option("--seconds", min=0.05, 
     this machine. What is not installed is named and left out. The daemons of fairlead-stock keep to the
     SSH library's own channels. --links needs what `bench failover` needs, but for etcd.
     """
+    from fairlead.cli.bench.rows import ROWS
+    rows = row or list(ROWS)
+    if unknown := [name for name in rows if name not in ROWS]:
+        raise typer.BadParameter(f"there is no row {unknown[0]}: {', '.join(ROWS)}")
     if links:
         if more or plot is not None:
             raise typer.BadParameter("--more and --plot are for this machine, without --links")
-        _links(seconds or 5.0, rounds, outside, json=json)
+        _links(seconds or 5.0, rounds, rows, outside, json=json)
         return
     from fairlead.cli.bench.peers import Ground
     from fairlead.cli.bench.tunnel import WARM_S, Bench
@@ -74,7 +80,7 @@ def tunnel(seconds: Annotated[float | None, typer.Option("--seconds", min=0.05, 
         bench = Bench(Ground(folder, Processes(folder), free_ports(), free_views()), length, output.say,
                       min(WARM_S, length))
         at_the_end(bench.close)
-        bench.start()
+        bench.start(rows)
         for number in range(rounds):
             output.say(f"round {number + 1} of {rounds}")
             bench.round(number, more=more)
@@ -91,15 +97,15 @@ def tunnel(seconds: Annotated[float | None, typer.Option("--seconds", min=0.05, 
         found.show()
 
 
-def _links(seconds: float, rounds: int, outside: str, *, json: bool) -> None:
+def _links(seconds: float, rounds: int, rows: list[str], outside: str, *, json: bool) -> None:
     from fairlead.cli.bench.links import Links, as_json
     from fairlead.cli.netns.enter import enter
     enter(outside, "bench", "tunnel", "--links", "--seconds", str(seconds), "--rounds", str(rounds),
-          *(["--json"] if json else []))
+          *(part for name in rows for part in ("--row", name)), *(["--json"] if json else []))
     with _folder() as (folder, at_the_end):
         bench = Links(folder, seconds, output.say)
         at_the_end(bench.close)
-        bench.start()
+        bench.start(rows)
         found = bench.measure(rounds)
     if json:
         output.as_json(as_json(found, rounds=rounds))

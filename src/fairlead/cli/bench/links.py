@@ -6,7 +6,7 @@ others share one, and one tunnel is loaded at a time. A program in Python carrie
 where there is no limit to the rate, it is the limit, and the row without a tunnel shows where.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 
 from fairlead.cli.bench import peers
 from fairlead.cli.bench.peers import Ground, Side
-from fairlead.cli.bench.rows import Found, rotated
+from fairlead.cli.bench.rows import ROWS, Found, rotated
 from fairlead.cli.bench.tunnel import STOCK, Bench
 from fairlead.cli.netns.network import Host, Network, Settings
 from fairlead.cli.stage.machine import free_ports, free_views
@@ -48,7 +48,7 @@ class Links:
         self.bench = Bench(self._ground("hosts"), self.seconds, self.say, min(WARM_S, 3 * self.seconds))
         self.stock = self._ground("stock-hosts")
 
-    def start(self) -> None:
+    def start(self, only: Collection[str] = ROWS) -> None:
         """Make the hosts, and start everything in the first weather. Raises Failed, OperatorError FL-NAMESPACES."""
         first = next(iter(WEATHERS.values()))
         for town, ground in zip(self.towns, (self.bench.ground, self.stock), strict=True):
@@ -56,7 +56,7 @@ class Links:
             town.network.links["se-1", "ctl-1"].set(**first)
             ground.open()
         own, other = self.towns
-        self.bench.begin({
+        self.bench.begin(only, {
             "raw": peers.raw, "ssh-default": peers.ssh_default, "ssh-best": peers.ssh_gcm,
             "fairlead-stock": lambda _: peers.fairlead_in(self.stock, "fairlead-stock", other, STOCK),
             "fairlead": partial(peers.fairlead_in, name="fairlead", town=own, environment={})})

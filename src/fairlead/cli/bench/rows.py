@@ -109,9 +109,20 @@ class Found:
         row |= {key: self.ratio(name, other) for key, other in RATIOS.items()}
         row[CPU] = None  # raw has no processes of its own
         row |= {key: statistics.median(values) for key, values in mine.items() if key != MAIN}
+        row["ratios"] = self._ratios(name)
         if name in self.notes:
             row["note"] = self.notes[name]
         return {key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()}
+
+    def _ratios(self, name: str) -> dict[str, dict[str, float]]:
+        """Of each figure that was measured in each round, to each of the rows that others are compared with."""
+        rounds = len(self.samples[name][MAIN])
+        found: dict[str, dict[str, float]] = {}
+        for figure in (key for key, values in self.samples[name].items() if len(values) == rounds):
+            for other in RATIOS.values():
+                if figure in self.samples.get(other, {}) and (ratio := self.ratio(name, other, figure)) is not None:
+                    found.setdefault(figure, {})[other] = round(ratio, 3)
+        return found
 
     def ratio(self, name: str, other: str, figure: str = MAIN) -> float | None:
         """The median of the ratios in each round; None where the other row was not measured."""

@@ -9,7 +9,7 @@ later figures do not compare with earlier ones.
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,7 +18,7 @@ from typing import Any
 from fairlead.cli.bench import peers
 from fairlead.cli.bench.load import Counter
 from fairlead.cli.bench.peers import LOAD, Absent, Ground, Peer
-from fairlead.cli.bench.rows import CPU, MAIN, Found, rotated
+from fairlead.cli.bench.rows import CPU, MAIN, ROWS, Found, rotated
 from fairlead.cli.stage.processes import Failed
 
 WARM_S = 0.3
@@ -46,19 +46,21 @@ class Bench:
     samples: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     _beside: ThreadPoolExecutor = field(default_factory=partial(ThreadPoolExecutor, 1))
 
-    def start(self) -> None:
-        """Start all tunnels. Raises Failed when ours does not start; of the others it is said."""
+    def start(self, only: Collection[str] = ROWS) -> None:
+        """Start all tunnels, or those named. Raises Failed when ours does not start; of the others it is said."""
         self.ground.open()
-        self.begin({
+        self.begin(only, {
             "raw": peers.raw, "relay": peers.relay, "ssh-default": peers.ssh_default,
             "ssh-best": partial(peers.ssh_best, rate=lambda peer: self.load("send", peer)["count"]),
             "stunnel": peers.stunnel, "nginx": peers.nginx,
             "fairlead-stock": partial(peers.fairlead, name="fairlead-stock", environment=STOCK),
             "fairlead": partial(peers.fairlead, name="fairlead", environment={})})
 
-    def begin(self, ways: Mapping[str, Callable[[Ground], Peer]]) -> None:
-        """Start these, each in its way. Raises Failed."""
+    def begin(self, only: Collection[str], ways: Mapping[str, Callable[[Ground], Peer]]) -> None:
+        """Start these of them, each in its way. Raises Failed."""
         for name, way in ways.items():
+            if name not in only:
+                continue
             self.say(f"{name} is started")
             try:
                 self.peers[name] = way(self.ground)
