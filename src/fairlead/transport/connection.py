@@ -379,7 +379,8 @@ def host_and_port(packet: SSHPacket) -> tuple[str, int] | None:
     no service.
     """
     host, port = packet.get_string(), packet.get_uint32()
-    if not 0 < len(host) <= MOST_HOST_BYTES or not all(0x20 < byte < 0x7F for byte in host) or not 0 < port < 1 << 16:
+    if not 0 < len(host) <= MOST_HOST_BYTES or not host.isascii() or b" " in host or not 0 < port < 1 << 16:
         return None
-    return host.decode("ascii"), port
+    name = host.decode("ascii")
+    return (name, port) if name.isprintable() else None
 
