@@ -88,7 +88,8 @@ def command(*arguments: object, state: Path | None = None, env: Mapping[str, str
 def surroundings(more: Mapping[str, str] | None = None) -> dict[str, str]:
     """This process's environment, without what would speak for the person who runs the tests."""
     ours = ("FAIRLEAD_STATE", "AVICNTRL", "AVICNTRL_AUTHTOKEN", "AVICNTRL_CLUSTERUUID", "NOTIFY_SOCKET")
-    return {name: value for name, value in os.environ.items() if name not in ours} | dict(more or {})
+    return {name: value for name, value in os.environ.items() if name not in ours} | {
+        "XDG_CONFIG_HOME": "/nonexistent"} | dict(more or {})
 
 
 def until(look: Callable[[], T], what: str, deadline_s: float = DEADLINE_S) -> T:

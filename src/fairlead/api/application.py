@@ -2,30 +2,48 @@
 
 Rules:
 
-1. Every route names the permission that it needs, or is public by name: version and health. `build` refuses a router
-   that forgot, so a route without a decision cannot be served.
+1. Every route names the permission that it needs, or is public by name. `build` refuses a router that forgot, so a
+   route without a decision cannot be served.
 2. Who asks is known from the door: on the control socket the kernel names the process's user, and only root and the
-   daemon's own user get in. Behind 443 nobody is known yet: there, what is not public is refused.
-3. Errors are ``{"error", "code", "remedy"}``; nothing else, and never a traceback.
+   daemon's own user get in. Behind 443 it is whoever the session belongs to, and what his role permits.
+3. A session's cookie alone changes nothing: any other page makes a browser send it. Whoever writes also shows the token
+   that belongs to the session, which that page cannot read; and a browser names where a write comes from: here.
+4. Errors are ``{"error", "code", "remedy"}``; nothing else, and never a traceback.
 """
 
+import hmac
 import os
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 import structlog
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from fairlead.base.errors import FairleadError, OperatorError, Refused
+from fairlead.users.roles import Person, permits
 
 log = structlog.get_logger("fairlead.api")
 
-_NOT_FOUND = frozenset(("FL-NODE-UNKNOWN", "FL-SERVICE-UNKNOWN", "FL-TOKEN-UNKNOWN"))
-_FORBIDDEN = frozenset(("FL-LOGIN", "FL-PERMISSION"))
+SESSION_COOKIES = ("avi-sessionid", "sessionid")
+"""Both hold the session's secret: clients of the public object model know it by either name."""
+_NOT_FOUND = frozenset(("FL-NODE-UNKNOWN", "FL-SERVICE-UNKNOWN", "FL-TOKEN-UNKNOWN", "FL-USER-UNKNOWN"))
+_STATUS = {"FL-LOGIN": 401, "FL-LOGIN-LOCKED": 401, "FL-CSRF": 401, "FL-PERMISSION": 403, "FL-ORIGIN": 403,
+           "FL-LOGIN-BUSY": 429, "FL-STORE": 503, "FL-ETCD-SPACE": 503}
+_MOST_SECRETS = 4
+_READING = frozenset(("GET", "HEAD"))
+
+
+class Knowing(Protocol):
+    """Who knows whose session is whose."""
+
+    async def who(self, secrets: Sequence[str]) -> Person | None:
+        """Whose session the first of *secrets* is that is one."""
+        ...
 
 
 class Permission:
@@ -34,20 +52,53 @@ class Permission:
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def __call__(self, request: Request) -> str:
-        """Who asks. Raises Refused FL-LOGIN or FL-PERMISSION."""
+    async def __call__(self, request: Request) -> str:
+        """Who asks. Raises Refused FL-LOGIN, FL-CSRF, FL-ORIGIN or FL-PERMISSION."""
         uid = request.scope.get("extensions", {}).get("fairlead", {}).get("peer_uid")
         if uid is None:
-            raise Refused("FL-LOGIN", "log in first", "use the command line on a Controller")
+            return await self._from_afar(request)
         if uid not in (0, os.geteuid()):
             raise Refused("FL-PERMISSION", f"user id {uid} may not operate this node",
                           "become root or the daemon's own user")
         return "root" if uid == 0 else f"uid {uid}"
 
+    async def _from_afar(self, request: Request) -> str:
+        people: Knowing | None = request.app.state.people
+        person = await people.who(session_secrets(request)) if people else None
+        if person is None:
+            raise Refused("FL-LOGIN", "log in first", "`fairlead login URL`, or use the command line on a Controller")
+        if request.method not in _READING:
+            check_origin(request)
+            shown = request.headers.get("x-csrftoken", "")
+            if not hmac.compare_digest(shown.encode(), person.csrf.encode()):
+                raise Refused("FL-CSRF", "CSRF token missing or incorrect.")
+        if not permits(person.role, self.name):
+            raise Refused("FL-PERMISSION", f"{person.name} is {person.role}, which does not permit {self.name}",
+                          "ask an admin")
+        return person.name
 
-def build(routers: Sequence[APIRouter], *, version: str, public: frozenset[str]) -> FastAPI:
-    """The application of *routers*; *public*: paths that need no permission. ValueError when a route has none."""
+
+def session_secrets(request: Request) -> list[str]:
+    """What a request's cookies say, each once: a client may send an old one beside the one that is good."""
+    pairs = (part.strip().partition("=") for line in request.headers.getlist("cookie") for part in line.split(";"))
+    return list(dict.fromkeys(value.strip('"') for name, _, value in pairs if name in SESSION_COOKIES))[:_MOST_SECRETS]
+
+
+def check_origin(request: Request) -> None:
+    """Refuse a write that a browser says comes from another site's page. Raises Refused FL-ORIGIN."""
+    origin = request.headers.get("origin")
+    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+        raise Refused("FL-ORIGIN", "the request comes from a page of another site")
+
+
+def build(routers: Sequence[APIRouter], *, version: str, public: frozenset[str],
+          people: Knowing | None = None) -> FastAPI:
+    """The application of *routers*; *public*: paths that need no permission. ValueError when a route has none.
+
+    Without *people* nobody is known but processes of this machine.
+    """
     app = FastAPI(title="fairlead", version=version, openapi_url=None, docs_url=None, redoc_url=None)
+    app.state.people = people
     for router in routers:
         for route in router.routes:
             if isinstance(route, APIRoute) and route.path not in public and permission_of(route) is None:
@@ -74,15 +125,13 @@ def problem(status: int, error: FairleadError) -> JSONResponse:
     return JSONResponse({"error": error.message, "code": error.code, "remedy": error.remedy}, status)
 
 
-async def _refused(_: Request, error: Exception) -> JSONResponse:
+async def _refused(_: Request, error: Exception) -> Response:
     assert isinstance(error, FairleadError)
-    if error.code in _FORBIDDEN:
-        return problem(401 if error.code == "FL-LOGIN" else 403, error)
+    if error.code == "FL-CSRF":  # in the words, and without the braces, that clients log in again for
+        return PlainTextResponse(error.message, 401)
     if error.code in _NOT_FOUND:
         return problem(404, error)
-    if error.code in ("FL-STORE", "FL-ETCD-SPACE"):
-        return problem(503, error)
-    return problem(409 if isinstance(error, OperatorError) else 400, error)
+    return problem(_STATUS.get(error.code) or (409 if isinstance(error, OperatorError) else 400), error)
 
 
 async def _malformed(_: Request, error: Exception) -> JSONResponse:
@@ -98,7 +147,7 @@ async def _http(_: Request, error: Exception) -> JSONResponse:
     return problem(error.status_code, Refused(code, str(error.detail)))
 
 
-def _handled(handler: Callable[[Request, Exception], Awaitable[JSONResponse]]) -> Any:
+def _handled(handler: Callable[[Request, Exception], Awaitable[Response]]) -> Any:
     return handler
 
 

@@ -16,7 +16,11 @@ class Describing(Protocol):
 
 
 class Certifying(Protocol):
-    """Who issues certificates for the store's clients."""
+    """Who has the CA, and issues certificates for the store's clients."""
+
+    async def ca(self) -> str:
+        """The root CA's certificate, PEM."""
+        ...
 
     async def client_certificate(self, by: str) -> dict[str, Any]:
         """PEM texts ca, certificate, key; and the endpoints. Raises Refused FL-CLUSTER-SINGLE."""
@@ -24,12 +28,16 @@ class Certifying(Protocol):
 
 
 def routes(controllers: Describing, authority: Certifying) -> APIRouter:
-    """GET cluster/status; POST cluster/client-certificate."""
+    """GET cluster/status, cluster/ca; POST cluster/client-certificate."""
     router = APIRouter()
 
     @router.get("/api/cluster/status")
     async def get_cluster(caller: str = needs("status:read")) -> dict[str, Any]:  # noqa: ARG001
         return await controllers.cluster()
+
+    @router.get("/api/cluster/ca")
+    async def get_ca(caller: str = needs("status:read")) -> dict[str, Any]:  # noqa: ARG001
+        return {"ca": await authority.ca()}
 
     @router.post("/api/cluster/client-certificate")
     async def certificate(response: Response, caller: str = needs("cluster:certificate")) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def stopping(stop: Callable[[], None]) -> APIRouter:
     router = APIRouter()
 
     @router.post("/api/stop")
-    async def post_stop(caller: str = needs("node:write")) -> dict[str, bool]:  # noqa: ARG001
+    async def post_stop(caller: str = needs("daemon:stop")) -> dict[str, bool]:  # noqa: ARG001
         stop()
         return {"stopping": True}
 

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from fairlead.base.errors import FairleadError
-from fairlead.cli import daemons, operate, output
+from fairlead.cli import daemons, operate, output, people
 from fairlead.cli.bench import command as bench
 from fairlead.cli.demo import command as demo
 from fairlead.cli.options import DEFAULT_STATE, STATE_VARIABLE
@@ -24,12 +24,13 @@ def application() -> typer.Typer:
         help="The secure fabric between a cluster of Controllers and a fleet of Service Engines.")
 
     @app.callback()
-    def root(context: typer.Context, state: Annotated[Path, typer.Option(
-            "--state", envvar=STATE_VARIABLE, help="The node's state folder.")] = DEFAULT_STATE) -> None:
+    def root(context: typer.Context, state: Annotated[Path | None, typer.Option(
+            "--state", envvar=STATE_VARIABLE, help=f"The node's state folder; else {DEFAULT_STATE}.")] = None) -> None:
         context.obj = state
 
     daemons.register(app)
     operate.register(app)
+    people.register(app)
     demo.register(app)
     bench.register(app)
     return app

@@ -36,7 +36,7 @@ def register(app: typer.Typer) -> None:
             ("node", "Nodes of the cluster.", {"list": node_list, "show": node_show, "remove": node_remove,
                                                "release": node_release, "label": node_label}),
             ("cluster", "The Controllers of the cluster.", {
-                "status": cluster_status, "client-certificate": rescue.client_certificate,
+                "status": cluster_status, "ca": cluster_ca, "client-certificate": rescue.client_certificate,
                 "recover": rescue.recover}),
             ("backup", "Sealed copies of the cluster.", {
                 "key": rescue.backup_key, "create": rescue.backup_create, "show": rescue.backup_show,
@@ -76,6 +76,11 @@ def cluster_status(context: typer.Context, state: State = None, json: Json = Fal
     if not found["quorum"]:
         raise OperatorError("FL-CLUSTER-QUORUM", "most members of the store do not answer: nothing can be changed",
                             "start the Controllers that are down, or mend the way to them")
+
+
+def cluster_ca(context: typer.Context, state: State = None) -> None:
+    """The cluster's CA certificate, PEM: what `fairlead login` needs of it."""
+    output.text(client(context, state).get("/api/cluster/ca")["ca"])
 
 
 def version(json: Json = False) -> None:

@@ -8,6 +8,7 @@ import typer
 from fairlead.base.errors import OperatorError
 
 if TYPE_CHECKING:
+    from fairlead.client.api import Api
     from fairlead.client.control import ControlClient
 
 STATE_VARIABLE = "FAIRLEAD_STATE"
@@ -28,9 +29,22 @@ def folder(context: typer.Context, state: Path | None) -> Path:
     return (root if isinstance(root, Path) else DEFAULT_STATE).absolute()
 
 
-def client(context: typer.Context, state: Path | None) -> "ControlClient":
-    """The client of the daemon in that folder."""
-    return control(folder(context, state))
+def client(context: typer.Context, state: Path | None) -> "Api":
+    """The way to the daemon in that folder; where none is named and none runs, to the one of `fairlead login`."""
+    where = folder(context, state)
+    if state is None and context.find_root().obj is None and not _runs(where):
+        from fairlead.client import afar
+        if found := afar.load(afar.place()):
+            return afar.Afar(found)
+    return control(where)
+
+
+def _runs(where: Path) -> bool:
+    from fairlead.client.control import SOCKET
+    try:
+        return (where / SOCKET).exists()
+    except OSError:  # not for us to see
+        return False
 
 
 def control(state: Path) -> "ControlClient":

@@ -62,6 +62,12 @@ def line(text: str) -> None:
     sys.stdout.write(printable(text) + "\n")
 
 
+def text(lines: str) -> None:
+    """Lines of a result on standard output."""
+    for one in lines.splitlines():
+        line(one)
+
+
 def say(text: str) -> None:
     """A remark on standard error."""
     sys.stderr.write(printable(text) + "\n")

@@ -22,7 +22,9 @@ from fairlead.api import enrolment as enrolment_api
 from fairlead.api import mesh as mesh_api
 from fairlead.api import nodes as nodes_api
 from fairlead.api import services as services_api
+from fairlead.api import session as session_api
 from fairlead.api import system as system_api
+from fairlead.api import users as users_api
 from fairlead.api.application import build
 from fairlead.audit.log import AuditLog, RefusalCounter
 from fairlead.audit.record import Entry
@@ -78,6 +80,9 @@ from fairlead.transport.options import Keepalive, check_asyncssh
 from fairlead.transport.peer import Peer
 from fairlead.transport.server import listen
 from fairlead.transport.way import Way, choose
+from fairlead.users.passwords import Passwords
+from fairlead.users.people import People
+from fairlead.users.sessions import Sessions
 
 DRAIN_S = 3.0
 FAREWELL_S = 0.5
@@ -188,6 +193,10 @@ class _Controller:
 
     async def run(self, doors: Doors) -> None:
         trust, clock = self.trust, self.clock
+        with contextlib.closing(Passwords()) as passwords:
+            await self._serve(doors, trust, clock, passwords)
+
+    async def _serve(self, doors: Doors, trust: Trust, clock: Clock, passwords: Passwords) -> None:
         async with asyncio.TaskGroup() as group:
             store = MovableStore(self.sqlite)
             audit = AuditLog(store, trust.node)
@@ -215,6 +224,7 @@ class _Controller:
                 me=trust.node_id, cluster_uuid=trust.cluster_uuid, version=self.version, view=self.settings.see(),
                 mesh=mesh, cluster=cluster, registry=registry, desk=desk, audit=audit,
                 problems=lambda: [*self.problems.values(), *descriptors.problems(), *mesh.problems, *cluster.problems])
+            people = People(store, audit, passwords, Sessions(store), self.refusals)
             application = build([
                 system_api.routes(operations, self.version), system_api.stopping(self.stop.set),
                 enrolment_api.routes(desk, operations), nodes_api.reading(operations),
@@ -222,7 +232,8 @@ class _Controller:
                 services_api.writing(operations), mesh_api.routes(operations),
                 cluster_api.routes(operations, operations), audit_api.routes(operations),
                 backup_api.routes(Backups(store, audit, cluster.signing, trust, self.host_key, self.user_key)),
-            ], version=self.version, public=system_api.PUBLIC)
+                session_api.routes(people, self.version), users_api.routes(people),
+            ], version=self.version, public=system_api.PUBLIC | session_api.PUBLIC, people=people)
 
             tasks: list[asyncio.Task[None]] = []
 

@@ -93,6 +93,10 @@ class Operations:
         """The object of `fairlead cluster status`."""
         return await Roster(self._cluster).describe()
 
+    async def ca(self) -> str:
+        """The root CA's certificate, PEM."""
+        return (await self._cluster.signing.root()).decode()
+
     async def client_certificate(self, by: str) -> dict[str, Any]:
         """What an operator's etcdctl needs, on record before it is told. Raises Refused FL-CLUSTER-SINGLE."""
         if not self._cluster.clustered:

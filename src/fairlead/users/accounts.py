@@ -1,18 +1,23 @@
-"""Accounts of people: a name, a role and a password of which only an Argon2id hash is kept."""
+"""Accounts of people: a name, a role and a password of which only an Argon2id hash is kept. Pure."""
 
+import re
 import secrets
 from dataclasses import dataclass
-from typing import Literal
+from hashlib import sha256
 
 from argon2 import PasswordHasher
 from pydantic import TypeAdapter
 
-from fairlead.base.errors import OperatorError
+from fairlead.base.errors import OperatorError, Refused
+from fairlead.users.roles import Role
 
 USERS = "users/"
 MOST_BYTES = 256
 LEAST = 12
-Role = Literal["admin", "operator", "viewer"]
+RESERVED = frozenset(("anonymous", "aviseuser", "avictlruser", "cli", "init", "root"))
+"""Users of SSH that are no people, and words that stand for somebody in the audit log."""
+
+_NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +28,11 @@ class Account:
     role: Role
     password_hash: str
 
+    @property
+    def stamp(self) -> str:
+        """Changes when the password or the role does: a session was opened for one of them."""
+        return sha256(f"{self.role} {self.password_hash}".encode()).hexdigest()[:32]
+
 
 _ACCOUNT: TypeAdapter[Account] = TypeAdapter(Account)
 
@@ -32,14 +42,32 @@ def new_password() -> str:
     return secrets.token_urlsafe(18)
 
 
-def account(name: str, role: Role, password: str) -> Account:
-    """An account with *password*. Raises OperatorError FL-PASSWORD when it is too short or too long."""
+def check_user_name(name: str) -> str:
+    """*name*, if it can be a person's. Raises Refused FL-USER-NAME."""
+    if not _NAME.fullmatch(name) or name in RESERVED:
+        raise Refused("FL-USER-NAME", f"{name[:80]!r} cannot be a user's name",
+                      "use up to 64 small letters, digits, dots, dashes and underscores, and no name that is reserved")
+    return name
+
+
+def check_password(password: str) -> str:
+    """*password*, if it is long enough and not too long. Raises OperatorError FL-PASSWORD."""
     if len(password) < LEAST or len(password.encode()) > MOST_BYTES:
         raise OperatorError("FL-PASSWORD", f"a password has {LEAST} characters to {MOST_BYTES} bytes",
                             "choose another one")
-    return Account(name, role, PasswordHasher().hash(password))
+    return password
+
+
+def account(name: str, role: Role, password: str) -> Account:
+    """An account with *password*; takes a tenth of a second. Raises OperatorError FL-PASSWORD."""
+    return Account(name, role, PasswordHasher().hash(check_password(password)))
 
 
 def encode(one: Account) -> bytes:
     """The stored value."""
     return _ACCOUNT.dump_json(one)
+
+
+def decode(value: bytes) -> Account:
+    """The reverse."""
+    return _ACCOUNT.validate_json(value)

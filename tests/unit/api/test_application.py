@@ -58,7 +58,8 @@ ROUTES = [("GET", "/api/status"), ("POST", "/api/stop"), ("POST", "/api/bundle")
           ("DELETE", "/api/node/x"), ("POST", "/api/node/x/release"), ("POST", "/api/node/x/label"),
           ("GET", "/api/service"), ("POST", "/api/service"), ("DELETE", "/api/service/x"), ("GET", "/api/policy"),
           ("GET", "/api/tunnel"), ("GET", "/api/hosts"), ("GET", "/api/audit"), ("GET", "/api/audit/verify"),
-          ("GET", "/api/cluster/status"), ("POST", "/api/cluster/client-certificate"), ("POST", "/api/backup")]
+          ("GET", "/api/cluster/status"), ("GET", "/api/cluster/ca"), ("POST", "/api/cluster/client-certificate"),
+          ("POST", "/api/backup")]
 
 
 def test_the_table_of_routes_is_whole() -> None:

@@ -1,0 +1,88 @@
+"""Logging in and out, in the form that clients of the public object model know."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+from urllib.parse import parse_qsl
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+
+from fairlead.api.application import SESSION_COOKIES, check_origin, session_secrets
+from fairlead.base import strict
+from fairlead.base.clock import SECOND
+from fairlead.base.errors import Refused
+from fairlead.users.accounts import Account
+from fairlead.users.sessions import IDLE, LONGEST, csrf_of
+
+PUBLIC = frozenset(("/login", "/logout"))
+MOST_BYTES = 4096
+_CSRF_S = 31_449_600
+
+
+class LoggingIn(Protocol):
+    """Who opens and ends sessions."""
+
+    async def log_in(self, name: str, password: str, source: str) -> tuple[Account, str]:
+        """The account, and the secret of a new session. Raises Refused FL-LOGIN, FL-LOGIN-LOCKED, FL-LOGIN-BUSY."""
+        ...
+
+    async def log_out(self, secrets: Sequence[str]) -> None:
+        """End these sessions."""
+        ...
+
+
+def routes(people: LoggingIn, version: str) -> APIRouter:
+    """POST /login, /logout."""
+    router = APIRouter()
+
+    @router.post("/login")
+    async def login(request: Request) -> JSONResponse:
+        check_origin(request)
+        source = request.scope.get("extensions", {}).get("fairlead", {}).get("source")
+        name, password = _credentials(request.headers.get("content-type", ""), await request.body())
+        account, secret = await people.log_in(name, password, source or "")
+        answer = JSONResponse(_welcome(account, version), headers={"cache-control": "no-store"})
+        answer.set_cookie("csrftoken", csrf_of(secret), max_age=_CSRF_S, path="/", secure=True, samesite="strict")
+        for cookie in SESSION_COOKIES:
+            answer.set_cookie(cookie, secret, max_age=LONGEST // SECOND, path="/", secure=True, httponly=True,
+                              samesite="strict")
+        return answer
+
+    @router.post("/logout")
+    async def logout(request: Request) -> JSONResponse:
+        check_origin(request)
+        await people.log_out(session_secrets(request))
+        answer = JSONResponse({})
+        for cookie in ("csrftoken", *SESSION_COOKIES):
+            answer.delete_cookie(cookie, path="/", secure=True, samesite="strict")
+        return answer
+
+    return router
+
+
+def _credentials(kind: str, body: bytes) -> tuple[str, str]:
+    """User name and password of a form or of JSON. Raises Refused FL-API-FORMAT, in which nothing of them is shown."""
+    try:
+        if len(body) > MOST_BYTES:
+            raise ValueError("too long")
+        if kind.partition(";")[0].strip().lower() == "application/json":
+            fields = strict.loads(body)
+        else:
+            pairs = parse_qsl(body.decode(), keep_blank_values=True, strict_parsing=True, max_num_fields=16)
+            fields = dict(pairs)
+        name, password = fields["username"], fields["password"]
+        if not isinstance(name, str) or not isinstance(password, str):
+            raise TypeError("no texts")
+    except (ValueError, TypeError, KeyError):
+        raise Refused("FL-API-FORMAT", "a log-in has a username and a password",
+                      "send them as a form or as JSON") from None
+    return name, password
+
+
+def _welcome(account: Account, version: str) -> dict[str, Any]:
+    user = {"name": account.name, "username": account.name, "full_name": account.name, "local": True,
+            "is_superuser": account.role == "admin", "role": account.role}
+    return {"user_initialized": True, "version": {"Version": version, "Product": "controller",
+                                                  "ProductName": "fairlead"},
+            "user": user, "tenants": [], "controller": {"api_idle_timeout": IDLE // SECOND // 60},
+            "session_cookie_name": SESSION_COOKIES[0]}

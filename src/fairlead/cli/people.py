@@ -1,0 +1,116 @@
+"""Commands about people: their accounts, and logging in from afar."""
+
+import secrets
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fairlead.base import files
+from fairlead.base.errors import OperatorError
+from fairlead.cli import output
+from fairlead.cli.options import Json, State, client, read
+
+COLUMNS = ("name", "role")
+MOST_PASSWORD = 4096
+MOST_CA = 64 * 1024
+
+PasswordFile = Annotated[str | None, typer.Option(
+    "--password-file", metavar="F", help="Read the password from this file (or -).")]
+Role = Annotated[str, typer.Option("--role", help="admin, operator or viewer.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to *app*."""
+    app.command()(login)
+    app.command()(logout)
+    users = typer.Typer(no_args_is_help=True, help="People and automation that may log in.")
+    commands: dict[str, Callable[..., None]] = {"add": add, "list": show, "password": password, "role": role,
+                                                "remove": remove}
+    for name, function in commands.items():
+        users.command(name)(function)
+    app.add_typer(users, name="user")
+
+
+def login(url: Annotated[str, typer.Argument(metavar="URL", help="A Controller, such as https://ctl-1.example.com.")],
+          ca: Annotated[Path, typer.Option("--ca", help=(
+              "The cluster's CA certificate, PEM: `fairlead cluster ca` on a Controller prints it."))],
+          user: Annotated[str, typer.Option("--user", help="As whom.")] = "admin",
+          password_file: PasswordFile = None) -> None:
+    """Log in at a Controller: commands without a node of this machine are done there from now on."""
+    from fairlead.client import afar
+    pem = read(str(ca), "CA certificate", MOST_CA).decode(errors="replace")
+    context = afar.Context(afar.origin(url), pem, user)
+    made = afar.Afar(context).log_in(_password(password_file))
+    made.save(afar.place())
+    output.say(f"{user} is logged in at {made.url}")
+
+
+def logout() -> None:
+    """End the session of `login`, there and here."""
+    from fairlead.client import afar
+    where = afar.place()
+    context = afar.load(where)
+    if context is None:
+        raise OperatorError("FL-CONTEXT", "nobody is logged in", "`fairlead login URL`")
+    try:
+        afar.Afar(context).log_out()
+    finally:
+        files.remove(where)
+    output.say(f"{context.user} is logged out at {context.url}")
+
+
+def add(context: typer.Context, name: str, role: Role, password_file: PasswordFile = None, state: State = None) -> None:
+    """Let somebody log in. Without --password-file a password is made, and shown this once."""
+    given = None if password_file is None else _password(password_file)
+    chosen = given or secrets.token_urlsafe(18)
+    client(context, state).post("/api/user", {"name": name, "role": role, "password": chosen})
+    output.say(f"{name} may log in as {role}")
+    if given is None:
+        output.say(f"  the password, shown this once: {chosen}")
+
+
+def show(context: typer.Context, state: State = None, json: Json = False) -> None:
+    """Who may log in."""
+    rows: list[dict[str, Any]] = client(context, state).get("/api/user")["results"]
+    if json:
+        output.as_json(rows)
+    else:
+        output.table(rows, COLUMNS, "nobody may log in")
+
+
+def password(context: typer.Context, name: str, password_file: PasswordFile = None, state: State = None) -> None:
+    """Give somebody another password; all sessions of that name end."""
+    given = None if password_file is None else _password(password_file)
+    chosen = given or secrets.token_urlsafe(18)
+    client(context, state).put(f"/api/user/{_part(name)}/password", {"password": chosen})
+    output.say(f"{name} has another password; what was open under the old one is closed")
+    if given is None:
+        output.say(f"  the password, shown this once: {chosen}")
+
+
+def role(context: typer.Context, name: str, role: Role, state: State = None) -> None:
+    """Give somebody another role; all sessions of that name end."""
+    client(context, state).put(f"/api/user/{_part(name)}/role", {"role": role})
+    output.say(f"{name} is {role} now")
+
+
+def remove(context: typer.Context, name: str, state: State = None) -> None:
+    """Let somebody log in no longer; all sessions of that name end."""
+    client(context, state).delete(f"/api/user/{_part(name)}")
+    output.say(f"{name} may log in no longer")
+
+
+def _password(file: str | None) -> str:
+    if file is not None:
+        return read(file, "password file", MOST_PASSWORD).decode(errors="replace").rstrip("\r\n")
+    if not sys.stdin.isatty():
+        raise OperatorError("FL-PASSWORD", "there is no terminal to ask for the password", "give a --password-file")
+    return str(typer.prompt("Password", hide_input=True, err=True))
+
+
+def _part(name: str) -> str:
+    from urllib.parse import quote
+    return quote(name, safe="")

@@ -1,0 +1,108 @@
+"""The command line's way to a Controller from afar: the API on 443, in a session, to a certificate of the cluster's CA.
+
+What a log-in leaves is the *context*, a file of this user's, 0600: where the Controller is, the CA by which it is
+known, and the session. Nothing of the environment has a say, and there is no way around the CA.
+"""
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx2
+
+from fairlead.base import files, strict
+from fairlead.base.errors import OperatorError
+from fairlead.client.api import Calling, content, late
+from fairlead.pki.certificate import der_of
+from fairlead.pki.verify import client_context
+
+FILE = "context.json"
+_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """A session at a Controller."""
+
+    url: str
+    ca: str
+    """PEM."""
+    user: str
+    session: str = field(default="", repr=False)
+    csrf: str = field(default="", repr=False)
+
+    def save(self, path: Path) -> None:
+        """Write it to *path*, 0600. Raises OperatorError."""
+        files.make_private_folder(path.parent)
+        files.write_private(path, json.dumps(asdict(self)).encode())
+
+
+def place() -> Path:
+    """Where this user's context is."""
+    home = os.environ.get("XDG_CONFIG_HOME")
+    return (Path(home) if home else Path.home() / ".config") / "fairlead" / FILE
+
+
+def load(path: Path) -> Context | None:
+    """The context at *path*; None where there is none. Raises OperatorError FL-CONTEXT, FL-STATE-OPEN."""
+    try:
+        return Context(**strict.loads(files.read_private(path)))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError):
+        raise OperatorError("FL-CONTEXT", f"{path} is no context", "log in again: `fairlead login URL`") from None
+
+
+def origin(url: str) -> str:
+    """*url* as far as it names a Controller. Raises OperatorError FL-URL."""
+    try:
+        parts = urlsplit(url if "//" in url else f"https://{url}")
+        port = parts.port
+    except ValueError:
+        parts, port = urlsplit(""), None
+    if parts.scheme != "https" or not parts.hostname or parts.path not in ("", "/") or parts.query or parts.username:
+        raise OperatorError("FL-URL", f"{url[:200]!r} names no Controller", "such as https://ctl-1.example.com or "
+                            "192.0.2.1:443")
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return f"https://{host}:{port or 443}"
+
+
+class Afar(Calling):
+    """An `Api` at a Controller. Every method raises OperatorError as well: ``FL-AFAR``, ``FL-DAEMON-ANSWER``."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def log_in(self, password: str) -> Context:
+        """A context with a session. Raises what the Controller refuses."""
+        response = self._request("POST", "/login", json={"username": self._context.user, "password": password})
+        content(response)
+        cookies = response.cookies
+        session, csrf = cookies.get("sessionid"), cookies.get("csrftoken")
+        if not session or not csrf:
+            raise OperatorError("FL-DAEMON-ANSWER", "the answer brings no session", "see what listens there")
+        return Context(self._context.url, self._context.ca, self._context.user, session, csrf)
+
+    def log_out(self) -> None:
+        """End the session there."""
+        content(self._request("POST", "/logout"))
+
+    def _send(self, method: str, path: str, **sent: Any) -> Any:
+        return content(self._request(method, path, **sent))
+
+    def _request(self, method: str, path: str, **sent: Any) -> httpx2.Response:
+        headers = {"cookie": f"sessionid={self._context.session}", "x-csrftoken": self._context.csrf
+                   } if self._context.session else {}
+        verify = client_context([der_of(self._context.ca.encode())])
+        try:
+            with httpx2.Client(transport=httpx2.HTTPTransport(verify=verify, trust_env=False), trust_env=False,
+                               base_url=self._context.url, timeout=_TIMEOUT_S) as client:
+                return client.request(method, path, headers=headers, **sent)
+        except httpx2.ConnectError as error:
+            raise OperatorError("FL-AFAR", f"{self._context.url} cannot be reached, or is not the Controller that the "
+                                f"CA knows: {error}", "check the address, and that the CA is this cluster's") from error
+        except httpx2.TransportError as error:
+            raise late(error, _TIMEOUT_S) from error

@@ -1,0 +1,110 @@
+"""The API as a client sees it: one request per call; answers are parsed JSON, refusals raised by their code."""
+
+import errno
+from typing import Any, Protocol
+
+import httpx2
+
+from fairlead.base.errors import FairleadError, OperatorError
+
+
+class Api(Protocol):
+    """A way to a daemon's API. What the daemon refuses is raised as a FairleadError of its code."""
+
+    def get(self, path: str, **params: Any) -> Any:
+        """Read *path*; parameters that are None are left out."""
+        ...
+
+    def post(self, path: str, body: Any = None) -> Any:
+        """Send *body* as JSON."""
+        ...
+
+    def put(self, path: str, body: Any = None) -> Any:
+        """Replace *path* by *body*."""
+        ...
+
+    def delete(self, path: str) -> Any:
+        """Delete *path*."""
+        ...
+
+
+class Calling:
+    """The calls of an `Api`, in terms of `_send`."""
+
+    def get(self, path: str, **params: Any) -> Any:
+        """Read *path*; parameters that are None are left out."""
+        return self._send("GET", path, params={name: value for name, value in params.items() if value is not None})
+
+    def post(self, path: str, body: Any = None) -> Any:
+        """Send *body* as JSON."""
+        return self._send("POST", path, json=body)
+
+    def put(self, path: str, body: Any = None) -> Any:
+        """Replace *path* by *body*."""
+        return self._send("PUT", path, json=body)
+
+    def delete(self, path: str) -> Any:
+        """Delete *path*."""
+        return self._send("DELETE", path)
+
+    def _send(self, method: str, path: str, **content: Any) -> Any:
+        raise NotImplementedError
+
+
+class Response(Protocol):
+    """What of an answer is looked at."""
+
+    status_code: int
+
+    @property
+    def content(self) -> bytes:
+        """The body."""
+        ...
+
+    def json(self) -> Any:
+        """What it says."""
+        ...
+
+
+def content(response: Response) -> Any:
+    """The answer's JSON, None for an empty one; an error as the exception that the daemon means."""
+    try:
+        said = response.json() if response.content else None
+    except ValueError as error:
+        raise strange(response.status_code) from error
+    if response.status_code < 400:
+        return said
+    match said:
+        case {"error": str(text), "code": str(code), **rest}:
+            raise FairleadError(code, text, str(rest.get("remedy") or ""))
+        case _:
+            raise strange(response.status_code)
+
+
+def strange(status: int) -> OperatorError:
+    """What to say of an answer that is none of ours."""
+    return OperatorError("FL-DAEMON-ANSWER", f"the daemon's answer ({status}) is none that this version understands",
+                         "see that the command and the daemon are of the same version")
+
+
+def late(error: httpx2.TransportError, timeout: float) -> OperatorError:
+    """What to say when an answer did not come, or not whole."""
+    if isinstance(error, httpx2.TimeoutException):
+        return OperatorError("FL-DAEMON-ANSWER", f"the daemon did not answer within {timeout:g} seconds",
+                             "see its log; what was asked for may still be done")
+    return OperatorError("FL-DAEMON-ANSWER", f"the daemon cut the connection off ({error})",
+                         "see its log; what was asked for may have been done")
+
+
+def errno_of(error: BaseException | None) -> int | None:
+    """The number of the system's error at the bottom of a chain of exceptions."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno is not None:
+            return error.errno
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def is_refused(error: BaseException) -> bool:
+    """Whether the system did not permit it."""
+    return errno_of(error) in (errno.EACCES, errno.EPERM)

@@ -1,0 +1,187 @@
+"""Changes of accounts, each one transaction with its audit record; and the way in."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Protocol
+
+from fairlead.audit.log import RefusalCounter, network_of
+from fairlead.audit.record import Entry
+from fairlead.base.errors import Refused
+from fairlead.store.protocol import (
+    Absent,
+    Compare,
+    Delete,
+    Listing,
+    Operation,
+    Outcome,
+    Put,
+    Record,
+    StoreUnavailable,
+    Unchanged,
+)
+from fairlead.users.accounts import USERS, Account, account, check_password, check_user_name, decode, encode
+from fairlead.users.lockout import Lockout
+from fairlead.users.passwords import Passwords
+from fairlead.users.roles import Person, Role
+from fairlead.users.sessions import Sessions, csrf_of
+
+TRIES = 3
+
+
+class Records(Protocol):
+    """What accounts need of the store."""
+
+    async def get(self, key: str) -> Record | None:
+        """See `store.protocol.Store`."""
+        ...
+
+    async def list(self, prefix: str) -> Listing:
+        """See `store.protocol.Store`."""
+        ...
+
+    async def now(self) -> int:
+        """See `store.protocol.Store`."""
+        ...
+
+
+class Journal(Protocol):
+    """A transaction with its audit record."""
+
+    async def append_with(self, compare: Sequence[Compare], then: Sequence[Operation],
+                          entries: Sequence[Entry]) -> Outcome:
+        """Do all of *then*, and record *entries*, if all of *compare* hold."""
+        ...
+
+
+class People:
+    """Everybody who may log in."""
+
+    def __init__(self, store: Records, audit: Journal, passwords: Passwords, sessions: Sessions,
+                 refusals: RefusalCounter) -> None:
+        self._store = store
+        self._audit = audit
+        self._passwords = passwords
+        self._sessions = sessions
+        self._refusals = refusals
+        self._lockout = Lockout()
+
+    async def everybody(self) -> list[Account]:
+        """All accounts, by name."""
+        return [decode(record.value) for record in (await self._store.list(USERS)).records]
+
+    async def named(self, name: str) -> Account:
+        """The account *name*. Raises Refused FL-USER-UNKNOWN."""
+        return (await self._read(name))[0]
+
+    async def add(self, name: str, role: Role, password: str, by: str) -> Account:
+        """A new account. Raises Refused, OperatorError FL-PASSWORD."""
+        check_user_name(name)
+        check_password(password)
+        made = await self._passwords.beside(partial(account, name, role, password))
+        outcome = await self._audit.append_with([Absent(USERS + name)], [Put(USERS + name, encode(made))],
+                                                [Entry("user.added", name, by, {"role": role})])
+        if not outcome.succeeded:
+            raise Refused("FL-USER-EXISTS", f"a user {name} already exists", f"`fairlead user password {name}` gives "
+                          "another password")
+        return made
+
+    async def set_password(self, name: str, password: str, by: str) -> None:
+        """Another password: every session of *name* ends. Raises Refused, OperatorError FL-PASSWORD."""
+        check_password(password)
+        for _ in range(TRIES):
+            old, record = await self._read(name)
+            new = await self._passwords.beside(partial(account, old.name, old.role, password))
+            if await self._change([Unchanged(record.key, record.revision)], [Put(record.key, encode(new))],
+                                  Entry("user.password", name, by, {})):
+                return
+        raise _busy()
+
+    async def change_own(self, name: str, old: str, new: str) -> None:
+        """The same for somebody who knows *old*. Raises Refused FL-LOGIN as well."""
+        if not await self._passwords.fits((await self.named(name)).password_hash, old):
+            raise Refused("FL-LOGIN", "Invalid credentials", "the old password is not right")
+        await self.set_password(name, new, name)
+
+    async def set_role(self, name: str, role: Role, by: str) -> None:
+        """Another role: every session of *name* ends. Raises Refused."""
+        for _ in range(TRIES):
+            old, record = await self._read(name)
+            compare: list[Compare] = [Unchanged(record.key, record.revision)]
+            if role != "admin":
+                compare += await self._another_admin(name)
+            if await self._change(compare, [Put(record.key, encode(replace(old, role=role)))],
+                                  Entry("user.role", name, by, {"role": role})):
+                return
+        raise _busy()
+
+    async def remove(self, name: str, by: str) -> None:
+        """No such account any more; its sessions end. Raises Refused."""
+        for _ in range(TRIES):
+            _, record = await self._read(name)
+            compare = [Unchanged(record.key, record.revision), *await self._another_admin(name)]
+            if await self._change(compare, [Delete(record.key)], Entry("user.removed", name, by, {})):
+                return
+        raise _busy()
+
+    async def log_in(self, name: str, password: str, source: str) -> tuple[Account, str]:
+        """The account, and the secret of a new session. Raises Refused FL-LOGIN, FL-LOGIN-LOCKED, FL-LOGIN-BUSY.
+
+        *source*: the address that it comes from.
+        """
+        network = network_of(source)
+        if left := self._lockout.left(name, network):
+            await self._count(source, "FL-LOGIN-LOCKED")
+            raise Refused("FL-LOGIN-LOCKED", "Invalid credentials too often: nobody is let in from there under that "
+                          "name", f"try again in {left / 60:.0f} minutes, or from the Controller itself")
+        record = await self._store.get(USERS + name) if len(name) <= 64 else None
+        found = decode(record.value) if record else None
+        if not await self._passwords.fits(found.password_hash if found else None, password) or found is None:
+            await self._count(source, "FL-LOGIN")
+            if self._lockout.failed(name, network) and found:
+                await self._audit.append_with([], [], [Entry("user.locked", name, "anonymous", {"network": network})])
+            raise Refused("FL-LOGIN", "Invalid credentials", "check the name and the password")
+        self._lockout.succeeded(name, network)
+        secret = await self._sessions.open(found)
+        await self._audit.append_with([], [], [Entry("user.login", name, name, {"source": source})])
+        return found, secret
+
+    async def log_out(self, secrets: Sequence[str]) -> None:
+        """End these sessions."""
+        for secret in secrets:
+            await self._sessions.close(secret)
+
+    async def who(self, secrets: Sequence[str]) -> Person | None:
+        """Whose session the first of *secrets* is that is one."""
+        for secret in secrets:
+            if found := await self._sessions.find(secret):
+                return Person(found.name, found.role, csrf_of(secret))
+        return None
+
+    async def _count(self, source: str, code: str) -> None:
+        self._refusals.count(source, code, await self._store.now())
+
+    async def _read(self, name: str) -> tuple[Account, Record]:
+        record = await self._store.get(USERS + name) if len(name) <= 64 else None
+        if record is None:
+            raise Refused("FL-USER-UNKNOWN", f"there is no user {name[:80]!r}", "see `fairlead user list`")
+        return decode(record.value), record
+
+    async def _another_admin(self, than: str) -> list[Compare]:
+        """What holds while there is an admin besides. Raises Refused FL-USER-LAST when *than* is the only one."""
+        listing = await self._store.list(USERS)
+        admins = {record.key: record for record in listing.records if decode(record.value).role == "admin"}
+        mine = admins.pop(USERS + than, None)
+        if mine is None:
+            return []
+        if not admins:
+            raise Refused("FL-USER-LAST", f"{than} is the last admin", "make another one first")
+        other = next(iter(admins.values()))
+        return [Unchanged(other.key, other.revision)]
+
+    async def _change(self, compare: Sequence[Compare], then: Sequence[Operation], entry: Entry) -> bool:
+        return (await self._audit.append_with(compare, then, [entry])).succeeded
+
+
+def _busy() -> StoreUnavailable:
+    return StoreUnavailable("others changed the same account meanwhile", "try again")

@@ -1,0 +1,178 @@
+"""Behind 443: who logs in, what a session's role permits, and what another page's requests come to."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import httpx2
+import pytest
+from fastapi import APIRouter, FastAPI
+from fastapi.routing import APIRoute
+
+from fairlead.api import session, system, users
+from fairlead.api.application import build, permission_of
+from fairlead.base.errors import Refused
+from fairlead.users.accounts import Account
+from fairlead.users.roles import PERMISSIONS, Person, Role, permits
+from fairlead.users.sessions import csrf_of
+from tests.unit.api.test_application import ROUTES, Everything, routers
+
+SECRETS: dict[str, Role] = {"s-admin": "admin", "s-operator": "operator", "s-viewer": "viewer"}
+
+
+class People:
+    """Three people, each with a session that is named after the role."""
+
+    def __init__(self) -> None:
+        self.tried: list[tuple[str, str, str]] = []
+        self.ended: list[str] = []
+
+    async def who(self, secrets: Sequence[str]) -> Person | None:
+        for secret in secrets:
+            if role := SECRETS.get(secret):
+                return Person(role, role, csrf_of(secret))
+        return None
+
+    async def log_in(self, name: str, password: str, source: str) -> tuple[Account, str]:
+        self.tried.append((name, password, source))
+        if password != "right":
+            raise Refused("FL-LOGIN", "Invalid credentials")
+        return Account(name, "admin", ""), "s-admin"
+
+    async def log_out(self, secrets: Sequence[str]) -> None:
+        self.ended += secrets
+
+
+@pytest.fixture
+def people() -> People:
+    return People()
+
+
+def served(people: People) -> list[APIRouter]:
+    everything: Any = Everything()
+    everything.error = Refused("FL-TEST", "let in")
+    return [*routers(everything), session.routes(people, "1"), users.routes(everything)]
+
+
+@pytest.fixture
+def app(people: People) -> FastAPI:
+    return build(served(people), version="1", public=system.PUBLIC | session.PUBLIC, people=people)
+
+
+def afar(app: FastAPI, secret: str = "", **headers: str) -> httpx2.AsyncClient:
+    """A client behind 443, in the session *secret*."""
+    async def entered(scope: Any, receive: Any, send: Any) -> None:
+        await app({**scope, "extensions": {"fairlead": {"peer_uid": None, "source": "192.0.2.7"}}}, receive, send)
+
+    known = {"cookie": f"sessionid={secret}", "x-csrftoken": csrf_of(secret)} if secret else {}
+    return httpx2.AsyncClient(transport=httpx2.ASGITransport(app=entered), base_url="https://ctl-1",
+                              headers=known | headers)
+
+
+PEOPLE = [("GET", "/api/user"), ("POST", "/api/user"), ("GET", "/api/user/x"), ("DELETE", "/api/user/x"),
+          ("PUT", "/api/user/x/password"), ("PUT", "/api/user/x/role"), ("PUT", "/api/useraccount")]
+
+
+@pytest.mark.parametrize(("method", "path"), [*ROUTES, *PEOPLE])
+async def test_each_route_is_open_to_the_roles_that_its_permission_names(
+        app: FastAPI, people: People, method: str, path: str) -> None:
+    (permission,) = {permission_of(route) or "" for router in served(people) for route in router.routes
+                     if isinstance(route, APIRoute) and route.path_regex.match(path)
+                     and method in (route.methods or ())}
+    assert permission in PERMISSIONS["admin"], "nobody may use it"
+    for secret, role in SECRETS.items():
+        async with afar(app, secret) as client:
+            answer = await client.request(method, path)
+        assert (answer.status_code == 403) != permits(role, permission), (role, answer.text)
+        if answer.status_code == 403:
+            assert answer.json()["code"] == "FL-PERMISSION"
+    async with afar(app) as client:
+        answer = await client.request(method, path)
+        assert (answer.status_code, answer.json()["code"]) == (401, "FL-LOGIN")
+    async with afar(app, "s-nobody") as client:
+        assert (await client.request(method, path)).status_code == 401
+
+
+async def test_a_write_needs_the_token_of_its_own_session(app: FastAPI) -> None:
+    for shown in (b"", b"x", csrf_of("s-viewer").encode(), csrf_of("s-admin")[:-1].encode(), b"\xe4"):
+        async with afar(app, "s-admin") as client:
+            answer = await client.delete("/api/node/x", headers=[(b"x-csrftoken", shown)])
+        assert (answer.status_code, answer.text) == (401, "CSRF token missing or incorrect.")
+    async with afar(app, "s-admin", **{"x-csrftoken": ""}) as client:
+        assert (await client.get("/api/node")).json()["code"] == "FL-TEST", "reading changes nothing"
+    async with afar(app, "s-admin") as client:
+        assert (await client.delete("/api/node/x")).json()["code"] == "FL-TEST"
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "https://ctl-1.evil.example", "https://ctl-1:444"])
+async def test_a_page_of_another_site_writes_nothing(app: FastAPI, people: People, origin: str) -> None:
+    async with afar(app, "s-admin", origin=origin) as client:
+        for path, body in (("/api/stop", None), ("/login", {"username": "a", "password": "right"}), ("/logout", None)):
+            answer = await client.post(path, json=body)
+            assert (answer.status_code, answer.json()["code"]) == (403, "FL-ORIGIN")
+    assert (people.tried, people.ended) == ([], [])
+    async with afar(app, "s-admin", origin="https://ctl-1") as client:
+        assert (await client.post("/api/stop")).status_code == 200
+
+
+@pytest.mark.parametrize("form", [True, False])
+async def test_a_log_in_sets_the_cookies_that_clients_know(app: FastAPI, people: People, form: bool) -> None:
+    given = {"username": "jane", "password": "right"}
+    async with afar(app) as client:
+        answer = await (client.post("/login", data=given) if form else client.post("/login", json=given))
+    assert answer.status_code == 200
+    said = answer.json()
+    assert (said["session_cookie_name"], said["user"]["is_superuser"], said["controller"]["api_idle_timeout"]) == (
+        "avi-sessionid", True, 15)
+    cookies = {line.partition("=")[0]: line.lower() for line in answer.headers.get_list("set-cookie")}
+    assert set(cookies) == {"csrftoken", "sessionid", "avi-sessionid"}
+    for name, line in cookies.items():
+        assert "secure" in line
+        assert "samesite=strict" in line
+        assert ("httponly" in line) == (name != "csrftoken")
+    assert csrf_of("s-admin") in cookies["csrftoken"]
+    assert answer.headers["cache-control"] == "no-store"
+    assert people.tried == [("jane", "right", "192.0.2.7")]
+
+
+@pytest.mark.parametrize("body", [b"", b"username=jane", b"{", b'{"username": "jane", "password": 1}', b"[]",
+                                  b'{"username": "a", "password": "canary", "password": "b"}',
+                                  b"\xff=1&password=canary",
+                                  b"username=a&password=" + b"canary" * 1000])
+async def test_what_is_no_log_in_is_refused_and_not_shown(app: FastAPI, people: People, body: bytes) -> None:
+    for kind in ("application/json", "application/x-www-form-urlencoded"):
+        async with afar(app) as client:
+            answer = await client.post("/login", content=body, headers={"content-type": kind})
+        assert (answer.status_code, answer.json()["code"]) == (400, "FL-API-FORMAT")
+        assert "canary" not in answer.text
+    assert people.tried == []
+
+
+async def test_wrong_credentials_are_401(app: FastAPI) -> None:
+    async with afar(app) as client:
+        answer = await client.post("/login", data={"username": "jane", "password": "wrong"})
+    assert (answer.status_code, answer.json()["error"]) == (401, "Invalid credentials")
+    assert "set-cookie" not in answer.headers
+
+
+async def test_a_good_cookie_among_old_ones_counts(app: FastAPI) -> None:
+    async with afar(app) as client:
+        cookie = "csrftoken=x; sessionid=old; avi-sessionid=s-viewer; sessionid=older; avi-sessionid=s-viewer"
+        assert (await client.get("/api/node", headers={"cookie": cookie})).json()["code"] == "FL-TEST"
+        many = "; ".join([*(f"sessionid={n}" for n in range(50)), "sessionid=s-viewer"])
+        assert (await client.get("/api/node", headers={"cookie": many})).status_code == 401, "looked at a few only"
+
+
+async def test_log_out_ends_the_sessions_that_were_shown(app: FastAPI, people: People) -> None:
+    async with afar(app, "s-viewer") as client:
+        answer = await client.post("/logout")
+    assert answer.status_code == 200
+    assert people.ended == ["s-viewer"]
+    assert all("max-age=0" in line.lower() for line in answer.headers.get_list("set-cookie"))
+
+
+async def test_nobody_makes_himself_more_by_another_field(app: FastAPI) -> None:
+    async with afar(app, "s-admin") as client:
+        answer = await client.post("/api/user", json={"name": "jane", "role": "viewer", "password": "x" * 12,
+                                                      "is_superuser": True})
+        assert (answer.status_code, answer.json()["code"]) == (400, "FL-API-FORMAT")
+        assert "x" * 12 not in answer.text

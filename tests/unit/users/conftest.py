@@ -1,0 +1,5 @@
+"""One Controller for each test."""
+
+from tests.unit.enrol.conftest import world
+
+__all__ = ["world"]

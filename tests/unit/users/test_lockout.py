@@ -1,0 +1,31 @@
+"""Who may try a password: counted by name and network, for a while."""
+
+from fairlead.users.lockout import LOCKED_S, MOST_COUNTED, MOST_FAILURES, Lockout
+
+
+def test_a_name_is_closed_to_the_network_that_failed_and_opens_again() -> None:
+    now = 0.0
+    lockout = Lockout(lambda: now)
+    assert [lockout.failed("jane", "192.0.2.0/24") for _ in range(MOST_FAILURES)] == [False, False, True]
+    assert lockout.left("jane", "192.0.2.0/24") == LOCKED_S
+    assert lockout.left("jane", "198.51.100.0/24") == 0.0
+    assert lockout.left("john", "192.0.2.0/24") == 0.0
+    now = LOCKED_S
+    assert lockout.left("jane", "192.0.2.0/24") == 0.0
+    assert not lockout.failed("jane", "192.0.2.0/24"), "the count begins anew"
+
+
+def test_a_success_in_between_counts_anew() -> None:
+    lockout = Lockout(lambda: 0.0)
+    for _ in range(3):
+        assert not lockout.failed("jane", "n")
+        assert not lockout.failed("jane", "n")
+        lockout.succeeded("jane", "n")
+    assert lockout.left("jane", "n") == 0.0
+
+
+def test_whoever_invents_names_takes_no_memory() -> None:
+    lockout = Lockout(lambda: 0.0)
+    for number in range(3 * MOST_COUNTED):
+        lockout.failed(f"nobody-{number}", "n")
+    assert len(lockout._failures) == MOST_COUNTED
