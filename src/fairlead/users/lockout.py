@@ -31,15 +31,14 @@ class Lockout:
         count, last = self._failures.get((name, network), (0, 0.0))
         return max(0.0, last + LOCKED_S - self._monotonic()) if count >= MOST_FAILURES else 0.0
 
-    def failed(self, name: str, network: str) -> bool:
-        """A password of *name* was wrong; whether that closes it."""
+    def failed(self, name: str, network: str) -> None:
+        """A password of *name* was wrong."""
         count, last = self._failures.pop((name, network), (0, 0.0))
         now = self._monotonic()
         count = count + 1 if now - last < LOCKED_S else 1
         self._failures[name, network] = count, now
         if len(self._failures) > MOST_COUNTED:
             del self._failures[next(iter(self._failures))]
-        return count == MOST_FAILURES
 
     def succeeded(self, name: str, network: str) -> None:
         """It was right."""

@@ -130,17 +130,14 @@ class People:
         *source*: the address that it comes from.
         """
         network = network_of(source)
-        if left := self._lockout.left(name, network):
-            await self._count(source, "FL-LOGIN-LOCKED")
-            raise Refused("FL-LOGIN-LOCKED", "Invalid credentials too often: nobody is let in from there under that "
-                          "name", f"try again in {left / 60:.0f} minutes, or from the Controller itself")
+        await self._check_open(name, network, source)
         record = await self._store.get(USERS + name) if len(name) <= 64 else None
         found = decode(record.value) if record else None
         if not await self._passwords.fits(found.password_hash if found else None, password) or found is None:
             await self._count(source, "FL-LOGIN")
-            if self._lockout.failed(name, network) and found:
-                await self._audit.append_with([], [], [Entry("user.locked", name, "anonymous", {"network": network})])
+            self._lockout.failed(name, network)
             raise Refused("FL-LOGIN", "Invalid credentials", "check the name and the password")
+        await self._check_open(name, network, source)  # many guesses at once are no more than one after the other
         self._lockout.succeeded(name, network)
         secret = await self._sessions.open(found)
         await self._audit.append_with([], [], [Entry("user.login", name, name, {"source": source})])
@@ -157,6 +154,12 @@ class People:
             if found := await self._sessions.find(secret):
                 return Person(found.name, found.role, csrf_of(secret))
         return None
+
+    async def _check_open(self, name: str, network: str, source: str) -> None:
+        if left := self._lockout.left(name, network):
+            await self._count(source, "FL-LOGIN-LOCKED")
+            raise Refused("FL-LOGIN-LOCKED", "Invalid credentials too often: nobody is let in from there under that "
+                          "name", f"try again in {left / 60:.0f} minutes, or from the Controller itself")
 
     async def _count(self, source: str, code: str) -> None:
         self._refusals.count(source, code, await self._store.now())

@@ -14,6 +14,7 @@ from fairlead.cluster.tenure import LEADER
 from fairlead.keys.seal import hpke_seal
 from fairlead.keys.wire import sha256
 from fairlead.store.protocol import MARK, Record
+from fairlead.users.sessions import SESSIONS
 from tests.world import START
 
 BACKUP = Backup(UUID(int=7), START, 12, "id-1", "ctl-1", {"nodes/id-1": b"\x00one", "users/admin": b"two"}, "{}",
@@ -94,7 +95,8 @@ def test_a_stranger_who_seals_to_the_recipient_makes_no_backup_of_nonsense() -> 
 
 
 def test_what_must_not_come_back_is_left_out() -> None:
-    listing = [Record(key, b"", 1, 1) for key in (LEADER, MARK, MOVED, "enrol/live/1", "enrol/token/1", "cluster/term")]
+    listing = [Record(key, b"", 1, 1) for key in (LEADER, MARK, MOVED, "enrol/live/1", "enrol/token/1", "cluster/term",
+                                                  f"{SESSIONS}1")]
     assert sorted(backups.kept(listing)) == ["cluster/term", "enrol/token/1"]
 
 
