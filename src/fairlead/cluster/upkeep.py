@@ -87,6 +87,8 @@ class Situation:
     """Bytes."""
     relieved: bool = False
     """Whether all history was given up already for the alarm that there is."""
+    tried: frozenset[int] = frozenset()
+    """Members that have given their free space back since then."""
 
     @property
     def well(self) -> bool:
@@ -107,14 +109,20 @@ def next_step(now: Situation) -> Step | None:
         return Compact(now.old)
     wasteful = [one for one in now.statuses if _worth(one, pressed=bool(alarms), quota=now.quota)]
     if now.well and wasteful:
-        one = min(wasteful, key=lambda one: (one.id == one.leader, one.id))  # the leader last
-        others = [other.id for other in now.statuses if other.id != one.id and not other.learner]
-        return HandOver(one.id, others[0]) if one.id == one.leader and others else Defragment(one.id)
+        return _giving_back(wasteful, now.statuses)
     if now.well and alarms and all(one.size < LOW * now.quota for one in now.statuses):
         return Disarm(min(alarms, key=lambda alarm: alarm.member))
     if alarms and revision > now.compacted:
         return Compact(revision)  # that was not enough, and somebody has deleted more
-    return None
+    # A member counts what a compaction has freed with its next write, and of those there are none: each tries once.
+    untried = [one for one in now.statuses if one.size >= LOW * now.quota and one.id not in now.tried]
+    return _giving_back(untried, now.statuses) if now.well and alarms and untried else None
+
+
+def _giving_back(wasteful: Sequence[Status], statuses: Sequence[Status]) -> Step:
+    one = min(wasteful, key=lambda one: (one.id == one.leader, one.id))  # the leader last
+    others = [other.id for other in statuses if other.id != one.id and not other.learner]
+    return HandOver(one.id, others[0]) if one.id == one.leader and others else Defragment(one.id)
 
 
 def _worth(one: Status, *, pressed: bool, quota: int) -> bool:
@@ -143,6 +151,7 @@ class Upkeep:
         self._compacted = 0
         self._alarmed = False
         self._relieved = False
+        self._tried = frozenset[int]()
 
     async def run(self) -> None:
         """Look and do, until cancelled. What fails is logged, and tried again at the next look."""
@@ -163,14 +172,15 @@ class Upkeep:
         self._alarmed = any(one.alarms for one in statuses)
         self._relieved = self._relieved and self._alarmed
         step = next_step(Situation(list(members.values()), statuses, self._old, self._compacted, self._quota,
-                                   self._relieved))
+                                   self._relieved, self._tried))
         match step:
             case Compact(revision):
                 await self._members.compact(revision)
                 self._compacted = revision
-                self._relieved = self._alarmed
+                self._relieved, self._tried = self._alarmed, frozenset()
             case Defragment(member):
                 await defragment(self._endpoint(members[member]))
+                self._tried |= {member}
             case HandOver(leader, to):
                 await hand_over(self._endpoint(members[leader]), to)
             case Disarm(alarm):

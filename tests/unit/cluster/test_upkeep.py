@@ -85,11 +85,14 @@ FULL_ONE = replace(one(2, QUOTA, QUOTA), alarms=[FULL])
     (three(HOLLOW[2], replace(one(3), leader=3)), None),
     (three(FULL_ONE), Compact(40)),
     (three(replace(FULL_ONE, in_use=WORTH_BYTES), compacted=39), Compact(40)),
-    (relieved(FULL_ONE), None),  # nothing helps any more: people must
+    (relieved(FULL_ONE), Defragment(2)),  # what it says of itself may be old
+    (replace(relieved(FULL_ONE), tried=frozenset((2,))), None),  # nothing helps any more: people must
+    (replace(relieved(FULL_ONE, compacted=39), tried=frozenset((2,))), Compact(40)),
     (relieved(FULL_ONE, compacted=39), Compact(40)),  # they did
     (relieved(replace(FULL_ONE, in_use=WORTH_BYTES), compacted=39), Defragment(2)),
     (relieved(replace(FULL_ONE, size=WORTH_BYTES, in_use=WORTH_BYTES)), Disarm(FULL)),
-    (relieved(replace(FULL_ONE, size=WORTH_BYTES), one(3, QUOTA, QUOTA)), None),
+    (relieved(replace(FULL_ONE, size=WORTH_BYTES), one(3, QUOTA, QUOTA)), Defragment(3)),
+    (replace(relieved(replace(FULL_ONE, size=WORTH_BYTES), one(3, QUOTA, QUOTA)), tried=frozenset((3,))), None),
     (replace(relieved(), statuses=[one(1), replace(FULL_ONE, in_use=WORTH_BYTES)]), None),
     (three(replace(HOLLOW[2], alarms=[Alarm(3, "CORRUPT")]), old=7), None),
 ])
