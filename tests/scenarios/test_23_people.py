@@ -75,6 +75,15 @@ def test_2_a_viewer_looks_and_changes_nothing(office: Office) -> None:
     assert "eve" not in office.afar("user", "list").done().out
 
 
+def test_2b_roles_change_and_people_go(office: Office) -> None:
+    office.afar("user", "add", "tom", "--role", "viewer", "--password-file", "-", given="the password of tom").done()
+    office.afar("user", "add", "empty", "--role", "viewer", "--password-file", "-", given="").refused("FL-PASSWORD")
+    office.afar("user", "role", "tom", "--role", "operator").done()
+    assert ("tom", "operator") in {(u["name"], u["role"]) for u in office.afar("user", "list", "--json").done().json}
+    office.afar("user", "remove", "tom").done()
+    office.login("tom", "the password of tom", "tom").refused("FL-LOGIN")
+
+
 def test_3_a_new_password_and_a_log_out_end_sessions_at_once(office: Office) -> None:
     office.afar("user", "password", "jane", "--password-file", "-", given="another password of jane").done()
     office.afar("node", "list", who="jane").refused("FL-LOGIN")

@@ -19,6 +19,7 @@ from fairlead.base.errors import FairleadError, OperatorError
 from fairlead.base.version import installed
 from fairlead.cli import output
 from fairlead.cli.options import State, control, folder, read
+from fairlead.cli.options import password as password_in
 
 AVICNTRL, AUTHTOKEN, CLUSTER = "AVICNTRL", "AVICNTRL_AUTHTOKEN", "AVICNTRL_CLUSTERUUID"
 STOP_S = 10.0
@@ -69,7 +70,7 @@ def controller_init(
     where = folder(context, state)
     password = None
     if password_file is not None:
-        password = read(password_file, "password file", 4096).decode(errors="replace").rstrip("\r\n")
+        password = password_in(password_file)
     settings = checked_settings(ControllerSettings, addresses=address, listen=listen or [], api_port=api_port,
                          portal_port=portal_port, ssh_port=ssh_port, view=view)
     made = finish(initialise(where, name, settings, password, SystemClock()))

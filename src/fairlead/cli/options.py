@@ -65,6 +65,11 @@ def read(path: str, what: str, most: int) -> bytes:
                             "check the path and its permissions") from None
 
 
+def password(path: str) -> str:
+    """The password in a file, or on standard input for ``-``. Raises OperatorError FL-FILE."""
+    return read(path, "password file", 4096).decode(errors="replace").rstrip("\r\n")
+
+
 def seconds(text: str) -> int:
     """Seconds of ``90``, ``90s``, ``10m``. Raises OperatorError FL-DURATION."""
     number, unit = (text[:-1], text[-1]) if text and text[-1] in "sm" else (text, "s")

@@ -1,6 +1,5 @@
 """Commands about people: their accounts, and logging in from afar."""
 
-import secrets
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +11,9 @@ from fairlead.base import files
 from fairlead.base.errors import OperatorError
 from fairlead.cli import output
 from fairlead.cli.options import Json, State, client, read
+from fairlead.cli.options import password as password_in
 
 COLUMNS = ("name", "role")
-MOST_PASSWORD = 4096
 MOST_CA = 64 * 1024
 
 PasswordFile = Annotated[str | None, typer.Option(
@@ -64,12 +63,10 @@ def logout() -> None:
 
 def add(context: typer.Context, name: str, role: Role, password_file: PasswordFile = None, state: State = None) -> None:
     """Let somebody log in. Without --password-file a password is made, and shown this once."""
-    given = None if password_file is None else _password(password_file)
-    chosen = given or secrets.token_urlsafe(18)
+    chosen = _chosen(password_file)
     client(context, state).post("/api/user", {"name": name, "role": role, "password": chosen})
     output.say(f"{name} may log in as {role}")
-    if given is None:
-        output.say(f"  the password, shown this once: {chosen}")
+    _show_once(chosen, password_file)
 
 
 def show(context: typer.Context, state: State = None, json: Json = False) -> None:
@@ -83,12 +80,10 @@ def show(context: typer.Context, state: State = None, json: Json = False) -> Non
 
 def password(context: typer.Context, name: str, password_file: PasswordFile = None, state: State = None) -> None:
     """Give somebody another password; all sessions of that name end."""
-    given = None if password_file is None else _password(password_file)
-    chosen = given or secrets.token_urlsafe(18)
+    chosen = _chosen(password_file)
     client(context, state).put(f"/api/user/{_part(name)}/password", {"password": chosen})
     output.say(f"{name} has another password; what was open under the old one is closed")
-    if given is None:
-        output.say(f"  the password, shown this once: {chosen}")
+    _show_once(chosen, password_file)
 
 
 def role(context: typer.Context, name: str, role: Role, state: State = None) -> None:
@@ -103,9 +98,19 @@ def remove(context: typer.Context, name: str, state: State = None) -> None:
     output.say(f"{name} may log in no longer")
 
 
+def _chosen(file: str | None) -> str:
+    from fairlead.users.accounts import new_password
+    return new_password() if file is None else password_in(file)
+
+
+def _show_once(chosen: str, file: str | None) -> None:
+    if file is None:
+        output.say(f"  the password, shown this once: {chosen}")
+
+
 def _password(file: str | None) -> str:
     if file is not None:
-        return read(file, "password file", MOST_PASSWORD).decode(errors="replace").rstrip("\r\n")
+        return password_in(file)
     if not sys.stdin.isatty():
         raise OperatorError("FL-PASSWORD", "there is no terminal to ask for the password", "give a --password-file")
     return str(typer.prompt("Password", hide_input=True, err=True))

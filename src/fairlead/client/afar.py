@@ -15,7 +15,7 @@ import httpx2
 
 from fairlead.base import files, strict
 from fairlead.base.errors import OperatorError
-from fairlead.client.api import Calling, content, late
+from fairlead.client.api import Api, content, late
 from fairlead.pki.certificate import der_of
 from fairlead.pki.verify import client_context
 
@@ -64,13 +64,13 @@ def origin(url: str) -> str:
     except ValueError:
         parts, port = urlsplit(""), None
     if parts.scheme != "https" or not parts.hostname or parts.path not in ("", "/") or parts.query or parts.username:
-        raise OperatorError("FL-URL", f"{url[:200]!r} names no Controller", "such as https://ctl-1.example.com or "
-                            "192.0.2.1:443")
+        raise OperatorError("FL-URL", "that is no address of a Controller",  # not shown: it may hold a password
+                            "such as https://ctl-1.example.com or 192.0.2.1:443")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     return f"https://{host}:{port or 443}"
 
 
-class Afar(Calling):
+class Afar(Api):
     """An `Api` at a Controller. Every method raises OperatorError as well: ``FL-AFAR``, ``FL-DAEMON-ANSWER``."""
 
     def __init__(self, context: Context) -> None:

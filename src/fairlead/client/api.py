@@ -1,6 +1,5 @@
 """The API as a client sees it: one request per call; answers are parsed JSON, refusals raised by their code."""
 
-import errno
 from typing import Any, Protocol
 
 import httpx2
@@ -8,28 +7,8 @@ import httpx2
 from fairlead.base.errors import FairleadError, OperatorError
 
 
-class Api(Protocol):
-    """A way to a daemon's API. What the daemon refuses is raised as a FairleadError of its code."""
-
-    def get(self, path: str, **params: Any) -> Any:
-        """Read *path*; parameters that are None are left out."""
-        ...
-
-    def post(self, path: str, body: Any = None) -> Any:
-        """Send *body* as JSON."""
-        ...
-
-    def put(self, path: str, body: Any = None) -> Any:
-        """Replace *path* by *body*."""
-        ...
-
-    def delete(self, path: str) -> Any:
-        """Delete *path*."""
-        ...
-
-
-class Calling:
-    """The calls of an `Api`, in terms of `_send`."""
+class Api:
+    """A way to a daemon's API, by `_send`. What the daemon refuses is raised as a FairleadError of its code."""
 
     def get(self, path: str, **params: Any) -> Any:
         """Read *path*; parameters that are None are left out."""
@@ -94,17 +73,3 @@ def late(error: httpx2.TransportError, timeout: float) -> OperatorError:
                              "see its log; what was asked for may still be done")
     return OperatorError("FL-DAEMON-ANSWER", f"the daemon cut the connection off ({error})",
                          "see its log; what was asked for may have been done")
-
-
-def errno_of(error: BaseException | None) -> int | None:
-    """The number of the system's error at the bottom of a chain of exceptions."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno is not None:
-            return error.errno
-        error = error.__cause__ or error.__context__
-    return None
-
-
-def is_refused(error: BaseException) -> bool:
-    """Whether the system did not permit it."""
-    return errno_of(error) in (errno.EACCES, errno.EPERM)

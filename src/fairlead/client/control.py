@@ -9,12 +9,12 @@ from typing import Any
 import httpx2
 
 from fairlead.base.errors import OperatorError
-from fairlead.client.api import Calling, content, is_refused, late
+from fairlead.client.api import Api, content, late
 
 SOCKET = "control.sock"
 
 
-class ControlClient(Calling):
+class ControlClient(Api):
     """An `Api`. Every method raises OperatorError as well: ``FL-DAEMON-DOWN``, ``FL-DAEMON-ANSWER``,
     ``FL-STATE-MISSING``, ``FL-STATE-OWNER``.
     """
@@ -45,7 +45,7 @@ class ControlClient(Calling):
         return content(response)
 
     def _down(self, error: BaseException) -> OperatorError:
-        if is_refused(error):
+        if _errno(error) in (errno.EACCES, errno.EPERM):
             return self._not_ours()
         return OperatorError("FL-DAEMON-DOWN", f"no fairlead runs with the state folder {self._state}",
                              "start it with `fairlead controller run` or `fairlead engine run`")
@@ -59,3 +59,12 @@ class ControlClient(Calling):
     def _not_ours(self) -> OperatorError:
         return OperatorError("FL-STATE-OWNER", f"the state folder {self._state} is not this user's",
                              "run the command as the folder's owner")
+
+
+def _errno(error: BaseException | None) -> int | None:
+    """The number of the system's error at the bottom of a chain of exceptions."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno is not None:
+            return error.errno
+        error = error.__cause__ or error.__context__
+    return None

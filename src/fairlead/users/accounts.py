@@ -2,7 +2,7 @@
 
 import re
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 
 from argon2 import PasswordHasher
@@ -26,7 +26,7 @@ class Account:
 
     name: str
     role: Role
-    password_hash: str
+    password_hash: str = field(repr=False)
 
     @property
     def stamp(self) -> str:

@@ -32,5 +32,6 @@ def test_what_is_stored_holds_no_password_and_its_stamp_changes_with_it() -> Non
     one, other = account("jane", "viewer", password), account("jane", "viewer", password)
     assert decode(encode(one)) == one
     assert password.encode() not in encode(one)
+    assert one.password_hash not in repr(one)
     assert one.password_hash.startswith("$argon2id$")
     assert one.stamp != other.stamp
