@@ -25,6 +25,7 @@ from uuid import UUID
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
@@ -39,7 +40,7 @@ SERVER_LIFETIME = 397 * DAY
 
 _Extension = TypeVar("_Extension", bound=x509.ExtensionType)
 _LABEL = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
-_HOST_NAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(\.{_LABEL})*", re.ASCII)
+HOST_NAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(\.{_LABEL})*", re.ASCII)
 
 
 def portal_name(cluster_uuid: UUID) -> str:
@@ -68,9 +69,9 @@ def root_profile(cluster_uuid: UUID, key: EllipticCurvePublicKey, serial: int, n
     Its names are not constrained: the leaves below it carry whatever addresses the Controllers have.
     """
     name = _name(f"fairlead root {str(cluster_uuid)[:8]}")
-    return (_dated(name, name, key, serial, now - BACK_DATED, now + ROOT_LIFETIME)
+    return (dated(name, name, key, serial, now - BACK_DATED, now + ROOT_LIFETIME)
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-            .add_extension(_key_usage(key_cert_sign=True, crl_sign=True), critical=True)
+            .add_extension(key_usage(key_cert_sign=True, crl_sign=True), critical=True)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False))
 
 
@@ -109,11 +110,11 @@ def client_profile(root: x509.Certificate, cluster_uuid: UUID, key: EllipticCurv
 def _leaf(root: x509.Certificate, names: Sequence[x509.GeneralName], usages: Sequence[x509.ObjectIdentifier],
           key: EllipticCurvePublicKey, serial: int, now: int) -> x509.CertificateBuilder:
     """The subject is the first of *names*, which is a DNS name."""
-    last = min(now + SERVER_LIFETIME, _microseconds(root.not_valid_after_utc))
+    last = min(now + SERVER_LIFETIME, microseconds(root.not_valid_after_utc))
     root_key = root.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-    return (_dated(_name(names[0].value), root.subject, key, serial, now - BACK_DATED, last)
+    return (dated(_name(names[0].value), root.subject, key, serial, now - BACK_DATED, last)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(_key_usage(digital_signature=True), critical=True)
+            .add_extension(key_usage(digital_signature=True), critical=True)
             .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
             .add_extension(x509.SubjectAlternativeName(dict.fromkeys(names)), critical=False)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
@@ -138,23 +139,46 @@ def parsed(der: bytes) -> x509.Certificate:
 
 def names(der: bytes) -> Sequence[str]:
     """Every DNS name and IP address that the certificate is good for. Raises Refused FL-CERTIFICATE-FORMAT."""
-    subjects = _extension(parsed(der), x509.SubjectAlternativeName)
+    subjects = extension(parsed(der), x509.SubjectAlternativeName)
     if subjects is None:
         return ()
     return (*subjects.get_values_for_type(x509.DNSName),
             *(str(address) for address in subjects.get_values_for_type(x509.IPAddress)))
 
 
+def covers(der: bytes, name: str) -> bool:
+    """Whether the certificate is good for *name*, a DNS name or an IP address, as such and not by a wildcard.
+
+    An address counts only where addresses stand: OpenSSL does not find one among the DNS names either.
+    Raises Refused FL-CERTIFICATE-FORMAT.
+    """
+    subjects, wanted = extension(parsed(der), x509.SubjectAlternativeName), plain(name)
+    if subjects is None:
+        return False
+    try:
+        return ip_address(wanted) in subjects.get_values_for_type(x509.IPAddress)
+    except ValueError:
+        return wanted in (plain(one) for one in subjects.get_values_for_type(x509.DNSName))
+
+
+def plain(name: str) -> str:
+    """A DNS name or an IP address in the one way in which it is compared."""
+    try:
+        return str(ip_address(name))
+    except ValueError:
+        return name.lower().removesuffix(".")
+
+
 def validity(der: bytes) -> tuple[int, int]:
     """The first and the last moment (microseconds) at which it is valid. Raises Refused FL-CERTIFICATE-FORMAT."""
     certificate = parsed(der)
-    return _microseconds(certificate.not_valid_before_utc), _microseconds(certificate.not_valid_after_utc)
+    return microseconds(certificate.not_valid_before_utc), microseconds(certificate.not_valid_after_utc)
 
 
 def is_ca(der: bytes) -> bool:
     """Whether it may sign other certificates. Raises Refused FL-CERTIFICATE-FORMAT."""
     certificate = parsed(der)
-    constraints, usage = _extension(certificate, x509.BasicConstraints), _extension(certificate, x509.KeyUsage)
+    constraints, usage = extension(certificate, x509.BasicConstraints), extension(certificate, x509.KeyUsage)
     return constraints is not None and constraints.ca and (usage is None or usage.key_cert_sign)
 
 
@@ -163,7 +187,8 @@ def sha256_fingerprint(der: bytes) -> str:
     return sha256(der).hex(":").upper()
 
 
-def _extension(certificate: x509.Certificate, kind: type[_Extension]) -> _Extension | None:
+def extension(certificate: x509.Certificate, kind: type[_Extension]) -> _Extension | None:
+    """The extension of that kind, None if there is none. Raises Refused FL-CERTIFICATE-FORMAT."""
     try:
         return certificate.extensions.get_extension_for_class(kind).value
     except x509.ExtensionNotFound:
@@ -178,21 +203,23 @@ def _address(text: str) -> x509.GeneralName:
     except ValueError:
         pass
     name = text.lower().removesuffix(".")
-    if not _HOST_NAME.fullmatch(name) or f".{name}".endswith(f".{INTERNAL}"):
+    if not HOST_NAME.fullmatch(name) or f".{name}".endswith(f".{INTERNAL}"):
         raise OperatorError("FL-ADDRESS-NAME", f"{text!r} cannot stand in a certificate",
                             f"give --address an IP address or an ASCII host name outside {INTERNAL}")
     return x509.DNSName(name)
 
 
-def _dated(subject: x509.Name, issuer: x509.Name, key: EllipticCurvePublicKey, serial: int, first: int,
-           last: int) -> x509.CertificateBuilder:
+def dated(subject: x509.Name, issuer: x509.Name, key: EllipticCurvePublicKey | RSAPublicKey, serial: int, first: int,
+          last: int) -> x509.CertificateBuilder:
+    """A certificate without extensions, not yet signed, valid from *first* to *last* (microseconds)."""
     return (x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(key).serial_number(serial)
             .not_valid_before(datetime.fromtimestamp(first // SECOND, UTC))
             .not_valid_after(datetime.fromtimestamp(last // SECOND, UTC)))
 
 
-def _key_usage(*, digital_signature: bool = False, key_cert_sign: bool = False,
-               crl_sign: bool = False) -> x509.KeyUsage:
+def key_usage(*, digital_signature: bool = False, key_cert_sign: bool = False,
+              crl_sign: bool = False) -> x509.KeyUsage:
+    """What a key may do, and nothing else."""
     return x509.KeyUsage(digital_signature=digital_signature, key_cert_sign=key_cert_sign, crl_sign=crl_sign,
                          content_commitment=False, key_encipherment=False, data_encipherment=False,
                          key_agreement=False, encipher_only=False, decipher_only=False)
@@ -202,7 +229,8 @@ def _name(common_name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
 
 
-def _microseconds(moment: datetime) -> int:
+def microseconds(moment: datetime) -> int:
+    """As all our times are."""
     return int(moment.timestamp()) * SECOND
 
 

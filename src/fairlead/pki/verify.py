@@ -63,7 +63,7 @@ class PortalTrust:
         pinned = self._pinned()
         if not pinned or any(compare_digest(leaf, one) for one in pinned):
             return
-        if len(pinned) == len(self.certificates) or name not in certificate.names(leaf):
+        if len(pinned) == len(self.certificates) or not certificate.covers(leaf, name):
             raise Refused("FL-PEER-CERTIFICATE", "the portal presents a certificate that is not the pinned one",
                           "see that nobody is in between, or export a new bundle")
 
