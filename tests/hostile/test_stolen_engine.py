@@ -6,6 +6,7 @@ gate does with each spelling stands with the gate; here is what they do together
 
 import asyncio
 import os
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from asyncssh.packet import Boolean, NameList, String, UInt32
 
 from fairlead.base.errors import FairleadError
+from fairlead.controller.application import application
 from fairlead.enrol.exchange import PATH
 from fairlead.fleet import commit
 from fairlead.fleet.sessions import JOIN_SUBSYSTEM, Sessions
@@ -30,7 +32,9 @@ from fairlead.transport.peer import Peer
 from fairlead.transport.server import listen
 from fairlead.transport.tunnel import Tunnel
 from fairlead.transport.way import Stock, choose
-from tests.unit.api.test_application import ROUTES, Everything, application, door
+from tests.unit.api.test_application import door
+from tests.unit.controller.everything import Everything, parts
+from tests.unit.controller.test_application import TABLE
 from tests.unit.transport.hostile import (
     OPEN_CONFIRMATION,
     OPEN_FAILURE,
@@ -405,8 +409,10 @@ async def test_a_call_signed_by_him_under_anothers_key_name_is_refused(house: Ho
 
 async def test_his_signature_opens_no_other_door(house: House) -> None:
     """Every route of the API with his signature for that very route: behind 443 it is nothing, as is his user id."""
-    app = application(Everything())
-    for method, path in ROUTES:
+    app = application(parts(Everything()))
+    for asked in TABLE:
+        method, _, route = asked.partition(" ")
+        path = re.sub(r"{\w+}", "x", route)
         body = b'{"v":1,"op":"leave"}'
         headers = dict(http.sign_request(method, f"https://node{path}", body, "application/json",
                                          key=house.stolen.user, nonce=os.urandom(16), created=1_767_225_600,

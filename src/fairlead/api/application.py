@@ -23,6 +23,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fairlead.base.errors import FairleadError, OperatorError, Refused
 from fairlead.users.roles import Person, permits
@@ -31,8 +32,10 @@ log = structlog.get_logger("fairlead.api")
 
 SESSION_COOKIES = ("avi-sessionid", "sessionid")
 """Both hold the session's secret: clients of the public object model know it by either name."""
-_NOT_FOUND = frozenset(("FL-NODE-UNKNOWN", "FL-SERVICE-UNKNOWN", "FL-TOKEN-UNKNOWN", "FL-USER-UNKNOWN"))
-_STATUS = {"FL-LOGIN": 401, "FL-LOGIN-LOCKED": 401, "FL-PERMISSION": 403, "FL-ORIGIN": 403,
+_NOT_FOUND = frozenset(("FL-NODE-UNKNOWN", "FL-OBJECT-UNKNOWN", "FL-SERVICE-UNKNOWN", "FL-TENANT", "FL-TOKEN-UNKNOWN",
+                        "FL-USER-UNKNOWN"))
+_STATUS = {"FL-OBJECT-EXISTS": 409, "FL-OBJECT-REFERRED": 409, "FL-OBJECT-STALE": 412, "FL-USER-EXISTS": 409,
+           "FL-SERVICE-EXISTS": 409, "FL-LOGIN": 401, "FL-LOGIN-LOCKED": 401, "FL-PERMISSION": 403, "FL-ORIGIN": 403,
            "FL-LOGIN-BUSY": 429, "FL-STORE": 503, "FL-ETCD-SPACE": 503}
 _MOST_SECRETS = 4
 _READING = frozenset(("GET", "HEAD"))
@@ -78,6 +81,14 @@ class Permission:
         return person.name
 
 
+async def caller_of(request: Request, permission: str) -> str | None:
+    """Who asks, if he holds the *permission*; None for a stranger at a door that is open to strangers."""
+    try:
+        return await Permission(permission)(request)
+    except Refused:
+        return None
+
+
 def session_secrets(request: Request) -> list[str]:
     """What a request's cookies say, each once: a client may send an old one beside the one that is good."""
     pairs = (part.strip().partition("=") for line in request.headers.getlist("cookie") for part in line.split(";"))
@@ -104,6 +115,8 @@ def build(routers: Sequence[APIRouter], *, version: str, public: frozenset[str],
             if isinstance(route, APIRoute) and route.path not in public and permission_of(route) is None:
                 raise ValueError(f"{route.path} names no permission")
         app.include_router(router)
+    app.router.redirect_slashes = False
+    app.add_middleware(_Plain)
     app.add_exception_handler(FairleadError, _handled(_refused))
     app.add_exception_handler(RequestValidationError, _handled(_malformed))
     app.add_exception_handler(HTTPException, _handled(_http))
@@ -141,10 +154,24 @@ async def _malformed(_: Request, error: Exception) -> JSONResponse:
     return problem(400, Refused("FL-API-FORMAT", f"{where}: {first['msg']}" if where else str(first["msg"])))
 
 
-async def _http(_: Request, error: Exception) -> JSONResponse:
+async def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     code = {404: "FL-API-ROUTE", 405: "FL-API-METHOD"}.get(error.status_code, "FL-API")
-    return problem(error.status_code, Refused(code, str(error.detail)))
+    text = f"Method {request.method!r} not allowed" if error.status_code == 405 else str(error.detail)
+    return problem(error.status_code, Refused(code, text))
+
+
+class _Plain:
+    """Takes the slash off the end of a path: clients write it, and what is there is the same."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass one request on."""
+        if scope["type"] == "http" and len(scope["path"]) > 1:
+            scope = dict(scope) | {"path": scope["path"].removesuffix("/")}
+        await self._app(scope, receive, send)
 
 
 def _handled(handler: Callable[[Request, Exception], Awaitable[Response]]) -> Any:

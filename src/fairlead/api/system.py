@@ -7,8 +7,15 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
 from fairlead.api.application import needs
+from fairlead.objects.model import NEWEST, OLDEST
 
-PUBLIC = frozenset(("/api/version", "/api/health"))
+PUBLIC = frozenset(("/api/version", "/api/health", "/api/initial-data"))
+
+
+def public_version(installed: str) -> dict[str, Any]:
+    """Which release of the public model this speaks, for clients that ask before they log in; and which fairlead."""
+    return {"Version": NEWEST, "min_version": OLDEST, "Product": "controller", "ProductName": "fairlead",
+            "Tag": f"fairlead-{installed}", "build": 0, "Date": ""}
 
 
 class Reporting(Protocol):
@@ -25,12 +32,16 @@ class Reporting(Protocol):
 
 
 def routes(node: Reporting, version: str) -> APIRouter:
-    """GET version, health, status."""
+    """GET version, initial-data, health, status."""
     router = APIRouter()
 
     @router.get("/api/version")
     async def get_version() -> dict[str, str]:
         return {"version": version, "product": "fairlead"}
+
+    @router.get("/api/initial-data")
+    async def initial_data() -> dict[str, Any]:
+        return {"version": public_version(version)}
 
     @router.get("/api/health")
     async def get_health() -> JSONResponse:

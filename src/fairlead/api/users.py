@@ -1,12 +1,12 @@
-"""The accounts of people."""
+"""What is done to an account apart from its fields: passwords and roles; and what everybody does to his own."""
 
 from typing import Any, Protocol
 
 from fastapi import APIRouter
-from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from fairlead.api.application import collection, needs
+from fairlead.api.accounts import describe
+from fairlead.api.application import needs
 from fairlead.users.accounts import MOST_BYTES, Account
 from fairlead.users.roles import Role
 
@@ -14,16 +14,8 @@ from fairlead.users.roles import Role
 class Managing(Protocol):
     """Who keeps them; each change names who asked."""
 
-    async def everybody(self) -> list[Account]:
-        """All accounts, by name."""
-        ...
-
     async def named(self, name: str) -> Account:
         """The account *name*. Raises Refused FL-USER-UNKNOWN."""
-        ...
-
-    async def add(self, name: str, role: Role, password: str, by: str) -> Account:
-        """A new account. Raises Refused, OperatorError FL-PASSWORD."""
         ...
 
     async def set_password(self, name: str, password: str, by: str) -> None:
@@ -38,21 +30,9 @@ class Managing(Protocol):
         """Another role. Raises Refused."""
         ...
 
-    async def remove(self, name: str, by: str) -> None:
-        """No such account any more. Raises Refused."""
-        ...
-
 
 class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
-
-
-class New(_Body):
-    """The body of POST /api/user."""
-
-    name: str = Field(max_length=64)
-    role: Role
-    password: str = Field(max_length=MOST_BYTES, repr=False)
 
 
 class Password(_Body):
@@ -75,21 +55,8 @@ class Own(_Body):
 
 
 def routes(people: Managing) -> APIRouter:
-    """GET, POST user; GET, DELETE user/NAME; PUT user/NAME/password, user/NAME/role; PUT useraccount."""
-    router = APIRouter()
-
-    @router.get("/api/user")
-    async def users(caller: str = needs("user:read")) -> dict[str, Any]:  # noqa: ARG001
-        return collection([describe(one) for one in await people.everybody()])
-
-    @router.post("/api/user")
-    async def add(body: New, caller: str = needs("user:write")) -> JSONResponse:
-        made = await people.add(body.name, body.role, body.password, caller)
-        return JSONResponse(describe(made), 201, {"location": f"/api/user/{made.name}"})
-
-    @router.get("/api/user/{name}")
-    async def user(name: str, caller: str = needs("user:read")) -> dict[str, Any]:  # noqa: ARG001
-        return describe(await people.named(name))
+    """PUT user/NAME/password, user/NAME/role; GET, PUT useraccount."""
+    router = APIRouter(tags=["User"])
 
     @router.put("/api/user/{name}/password")
     async def password(name: str, body: Password, caller: str = needs("user:write")) -> dict[str, Any]:
@@ -101,10 +68,9 @@ def routes(people: Managing) -> APIRouter:
         await people.set_role(name, body.role, caller)
         return describe(await people.named(name))
 
-    @router.delete("/api/user/{name}")
-    async def remove(name: str, caller: str = needs("user:write")) -> dict[str, Any]:
-        await people.remove(name, caller)
-        return {"removed": name}
+    @router.get("/api/useraccount")
+    async def me(caller: str = needs("session:own")) -> dict[str, Any]:
+        return describe(await people.named(caller))
 
     @router.put("/api/useraccount")
     async def own(body: Own, caller: str = needs("session:own")) -> dict[str, Any]:
@@ -112,9 +78,3 @@ def routes(people: Managing) -> APIRouter:
         return describe(await people.named(caller))
 
     return router
-
-
-def describe(account: Account) -> dict[str, Any]:
-    """An account as listings show it."""
-    return {"name": account.name, "username": account.name, "role": account.role, "local": True,
-            "is_superuser": account.role == "admin"}

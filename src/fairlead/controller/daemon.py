@@ -15,17 +15,6 @@ from typing import Any, TypeVar
 
 import structlog
 
-from fairlead.api import audit as audit_api
-from fairlead.api import backup as backup_api
-from fairlead.api import cluster as cluster_api
-from fairlead.api import enrolment as enrolment_api
-from fairlead.api import mesh as mesh_api
-from fairlead.api import nodes as nodes_api
-from fairlead.api import services as services_api
-from fairlead.api import session as session_api
-from fairlead.api import system as system_api
-from fairlead.api import users as users_api
-from fairlead.api.application import build
 from fairlead.audit.log import AuditLog, RefusalCounter
 from fairlead.audit.record import Entry
 from fairlead.base import configuration, descriptors, files, logs
@@ -38,6 +27,7 @@ from fairlead.cluster.move import MovableStore
 from fairlead.cluster.note import Note
 from fairlead.controller import secrets
 from fairlead.controller.admission import Admittance
+from fairlead.controller.application import Parts, Settings, application, certificates_of, shelf_for
 from fairlead.controller.arrival import Arrival
 from fairlead.controller.backup import Backups
 from fairlead.controller.cluster import Cluster
@@ -45,6 +35,7 @@ from fairlead.controller.desk import Desk
 from fairlead.controller.initialise import MIN_VERSION, STORE
 from fairlead.controller.mesh import Mesh
 from fairlead.controller.operations import Operations
+from fairlead.controller.presentation import Presentation
 from fairlead.controller.settings import ControllerSettings
 from fairlead.enrol import signed
 from fairlead.enrol.anchor import Anchor, AnchorController
@@ -61,17 +52,9 @@ from fairlead.link.messages import PlanController
 from fairlead.nodes.directory import Directory
 from fairlead.nodes.node import Node
 from fairlead.nodes.registry import Registry
+from fairlead.objects.catalogue import Catalogue
 from fairlead.portal.application import Portal
-from fairlead.portal.listener import (
-    Identity,
-    Limits,
-    Listener,
-    Presented,
-    bind_tcp,
-    bind_unix,
-    serve,
-    server_identity,
-)
+from fairlead.portal.listener import Limits, Listener, Presented, bind_tcp, bind_unix, serve
 from fairlead.store.fence import NotLeading
 from fairlead.store.protocol import StoreUnavailable
 from fairlead.store.sqlite import SQLiteStore
@@ -189,6 +172,8 @@ class _Controller:
     """The addresses may have changed."""
     https: list[Listener] = field(default_factory=list)
     refusals: RefusalCounter = field(default_factory=RefusalCounter)
+    presentation: Presentation | None = None
+    """Once it is put together."""
     _asked: float = float("-inf")
 
     async def run(self, doors: Doors) -> None:
@@ -223,17 +208,19 @@ class _Controller:
             operations = Operations(
                 me=trust.node_id, cluster_uuid=trust.cluster_uuid, version=self.version, view=self.settings.see(),
                 mesh=mesh, cluster=cluster, registry=registry, desk=desk, audit=audit,
-                problems=lambda: [*self.problems.values(), *descriptors.problems(), *mesh.problems, *cluster.problems])
+                problems=lambda: [*self.problems.values(), *self._presenting_problems(), *descriptors.problems(),
+                                  *mesh.problems, *cluster.problems])
             people = People(store, audit, passwords, Sessions(store), self.refusals)
-            application = build([
-                system_api.routes(operations, self.version), system_api.stopping(self.stop.set),
-                enrolment_api.routes(desk, operations), nodes_api.reading(operations),
-                nodes_api.writing(operations, operations), services_api.reading(operations),
-                services_api.writing(operations), mesh_api.routes(operations),
-                cluster_api.routes(operations, operations), audit_api.routes(operations),
-                backup_api.routes(Backups(store, audit, cluster.signing, trust, self.host_key, self.user_key)),
-                session_api.routes(people, self.version), users_api.routes(people),
-            ], version=self.version, public=system_api.PUBLIC | session_api.PUBLIC, people=people)
+            shelf = shelf_for(store, audit, str(trust.cluster_uuid))
+            catalogue = Catalogue()
+            certificates = certificates_of(shelf, cluster.signing, catalogue)
+            presentation = Presentation(self.state, trust, lambda: self.settings.endpoint, clock, cluster.signing,
+                                        Settings(shelf), mesh.directory, desk, certificates)
+            self.presentation = presentation
+            shelf.listen(self.moved.set)
+            app = application(Parts(
+                self.version, shelf, catalogue, certificates, cluster.signing, operations, desk, people, presentation,
+                Backups(store, audit, cluster.signing, trust, self.host_key, self.user_key), self.stop.set))
 
             tasks: list[asyncio.Task[None]] = []
 
@@ -244,14 +231,15 @@ class _Controller:
                 """Until the store is there; then be open to everybody."""
                 await self._find_store(cluster, desk, store)
                 await self._insist(lambda: self._read(store, mesh, registry))
-                begin(directory=mesh.directory.follow(), tokens=enrolment.follow(), plans=mesh.sessions.push(),
-                      clock=self._tick(store, enrolment, audit, cluster))
+                await self._insist(shelf.load)
+                begin(objects=shelf.follow(), directory=mesh.directory.follow(), tokens=enrolment.follow(),
+                      plans=mesh.sessions.push(), clock=self._tick(store, enrolment, audit, cluster))
                 if cluster.clustered:
                     cluster.lead()  # who has not read who is removed decides nothing
                 await self._insist(lambda: registry.announce(trust.node_id, self.settings.endpoint, trust.node))
-                presented = Presented(await self._insist(lambda: self._api_identity(cluster)))
-                await self._insist(lambda: self._open(doors, application, desk, cluster, presented))
-                begin(addresses=self._be_found(registry, cluster, presented))
+                channel, api = await self._insist(presentation.load)
+                await self._insist(lambda: self._open(doors, app, desk, cluster, channel, api))
+                begin(addresses=self._be_found(registry, presentation))
                 await self._insist(lambda: audit.append(Entry("controller.started", trust.node, trust.node,
                                                               {"version": self.version})))
 
@@ -265,7 +253,7 @@ class _Controller:
                                    keepalive=Keepalive(self.settings.keepalive_s), way=self.way)
                 if self.sqlite is not None:
                     await arrive()
-                self.https.append(await serve(application, [doors.control], presented=None, limits=API_LIMITS,
+                self.https.append(await serve(app, [doors.control], presented=None, limits=API_LIMITS,
                                               admission=Admission(512, 512)))
                 on_signals(self.stop, self._reload)
                 notify("READY=1")
@@ -287,6 +275,9 @@ class _Controller:
                 for task in tasks:
                     task.cancel()
 
+    def _presenting_problems(self) -> list[str]:
+        return [self.presentation.problem] if self.presentation is not None and self.presentation.problem else []
+
     async def _write_down(self, store: MovableStore, audit: AuditLog) -> None:
         """The sums of strangers' refusals, unless the store takes too long for somebody who was told to end."""
         with contextlib.suppress(StoreUnavailable, TimeoutError):
@@ -298,8 +289,11 @@ class _Controller:
         trust = self.trust
 
         def anchor() -> Anchor:
-            return Anchor(trust.cluster_uuid, (JOIN_VERSION,), tuple(from_b64(c) for c in trust.ca_certificates), tuple(
-                AnchorController(c.name, address, port, trust.tls_name, PublicKey.from_line(c.host_key))
+            known = self.presentation.known if self.presentation is not None else None
+            certificates = known.certificates if known else tuple(from_b64(c) for c in trust.ca_certificates)
+            return Anchor(trust.cluster_uuid, (JOIN_VERSION,), certificates, tuple(
+                AnchorController(c.name, address, port, known.tls_name if known else trust.tls_name,
+                                 PublicKey.from_line(c.host_key))
                 for c in directory.controllers() if c.endpoint for address, port in c.endpoint.places)).checked()
 
         return anchor
@@ -342,12 +336,10 @@ class _Controller:
         await self._check_join_version(store)
         await mesh.load(await self._generation(store), await registry.next_epoch(self.trust.node_id) * EPOCH_BLOCK)
 
-    async def _open(self, doors: Doors, application: Any, desk: Desk, cluster: Cluster, api: Presented) -> None:
+    async def _open(self, doors: Doors, application: Any, desk: Desk, cluster: Cluster, presented: Presented,
+                    api: Presented) -> None:
         """The store is there: let everybody in."""
         store, trust = cluster.store, self.trust
-        channel = await secrets.open_certified(store, cluster.signing.cluster_key,
-                                               secrets.CERTIFICATES + secrets.SECURE_CHANNEL)
-        presented = Presented(server_identity(channel.certificate_pem, channel.key_pem))
         portal = Portal(enrolment=desk, directory=cluster.mesh.directory, registry=desk, replay=ReplayCache(),
                         cluster_uuid=trust.cluster_uuid, node_id=trust.node_id, host_key=self.host_key,
                         started=await store.now(),
@@ -366,7 +358,7 @@ class _Controller:
             return
         self._asked = self.clock.monotonic()
         try:
-            await signed.reread(self.trust.but(controllers=[
+            await signed.reread((self.presentation.trust if self.presentation else self.trust).but(controllers=[
                 CoreController(
                     name=controller.name, address=address, portal_port=controller.portal_port,
                     ssh_port=controller.ssh_port, internal_address=controller.internal_address,
@@ -444,8 +436,9 @@ class _Controller:
         logs.start(self.trust.node, settings.log_level)
         log.info("reload.done")
 
-    async def _be_found(self, registry: Registry, cluster: Cluster, api: Presented) -> None:
-        """At each reload: present a certificate that names the addresses of now, then tell everybody where we are.
+    async def _be_found(self, registry: Registry, presentation: Presentation) -> None:
+        """At each reload and each change of the configuration: present the certificates that it names, for the
+        addresses of now, then tell everybody where we are.
 
         Before the store is there, the addresses are told to whoever is asked to let us in.
         """
@@ -453,14 +446,8 @@ class _Controller:
             await self.moved.wait()
             self.moved.clear()
             try:
-                identity = await self._insist(lambda: self._api_identity(cluster))
-                if identity.certificate_hash != api.current.certificate_hash:
-                    api.swap(identity, self.clock.monotonic())
+                await self._insist(presentation.follow)
                 await self._insist(lambda: registry.announce(self.trust.node_id, self.settings.endpoint,
                                                              self.trust.node))
             except FairleadError as error:
                 log.error("reload.refused", code=error.code, reason=error.message)
-
-    async def _api_identity(self, cluster: Cluster) -> Identity:
-        found = await cluster.signing.api_certificate(self.settings.endpoint)
-        return server_identity(found.certificate_pem, found.key_pem)

@@ -31,6 +31,7 @@ from fairlead.enrol.redeem import Asked, Enrolment
 from fairlead.enrol.state import TokenRecord
 from fairlead.enrol.state import decode as decode_token
 from fairlead.enrol.state import encode as encode_token
+from fairlead.enrol.token import Token
 from fairlead.keys.ssh import PublicKey
 from fairlead.keys.wire import b64, from_b64
 from fairlead.nodes.node import Endpoint, Node
@@ -86,6 +87,19 @@ class Desk:
             return bundles.decode(str(answer["bundle"]).encode())
 
         return await self._led(here, there)
+
+    async def mint(self, *, lifetime_s: int, cloud: str, tenant: str, by: str) -> Token:
+        """A new token for an engine, without a bundle. Raises Refused."""
+        async def there(leader: str) -> Token:
+            answer = await self.mesh.peers.ask(leader, "mint", lifetime_s=lifetime_s, cloud=cloud, tenant=tenant, by=by)
+            return Token.decode(str(answer["token"]))
+
+        return await self._led(
+            lambda: self.enrolment.mint(lifetime_s=lifetime_s, cloud=cloud, tenant=tenant, by=by), there)
+
+    async def recognise(self, token: Token) -> TokenRecord | None:
+        """The record of *token*, if it is one of ours."""
+        return await self.enrolment.recognise(token)
 
     async def tokens(self) -> list[tuple[TokenRecord, int]]:
         """All tokens that are kept."""
@@ -204,6 +218,10 @@ class Desk:
                     lifetime_s=fields["lifetime_s"], by=fields["by"],
                     bound_keys_hash=bytes.fromhex(bound) if bound is not None else None)
                 return {"bundle": made.encode().decode()}
+            case "mint":
+                minted = await self.enrolment.mint(lifetime_s=fields["lifetime_s"], cloud=fields["cloud"],
+                                                   tenant=fields["tenant"], by=fields["by"])
+                return {"token": minted.encode()}
             case "revoke":
                 return {"token": encode_token(await self.enrolment.revoke(fields["token_id"], fields["by"])).decode()}
             case "exchange":

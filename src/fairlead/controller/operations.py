@@ -2,11 +2,13 @@
 
 from collections import Counter
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 from uuid import UUID
 
 from fairlead.api.mesh import connecting, describe_hosts
 from fairlead.api.mesh import describe as describe_tunnel
+from fairlead.api.securechannel import Member
 from fairlead.api.services import describe as describe_service
 from fairlead.audit.log import AuditLog
 from fairlead.audit.record import AuditRecord, Entry
@@ -20,7 +22,7 @@ from fairlead.controller.roster import Roster
 from fairlead.keys.ssh import PublicKey
 from fairlead.keys.wire import sha256
 from fairlead.mesh import plan as plans
-from fairlead.nodes.address import View
+from fairlead.nodes.address import View, candidates
 from fairlead.nodes.node import Node
 from fairlead.nodes.policy import allowed, owns, refusal
 from fairlead.nodes.registry import Registry
@@ -120,6 +122,27 @@ class Operations:
         """Set labels. Raises Refused."""
         await self._registry.label(name, labels, by)
 
+    # -- the same in the public model ---------------------------------------------------------------------------------
+
+    def members(self) -> list[Member]:
+        """Every node with its state, Controllers first."""
+        return [self._member(n) for n in sorted(self._directory.nodes.values(), key=lambda n: (n.role, n.name))]
+
+    def member(self, node_id: str) -> Member | None:
+        """The node with that id."""
+        node = self._directory.nodes.get(node_id)
+        return self._member(node) if node is not None else None
+
+    def free_addresses(self, most: int) -> list[str]:
+        """The lowest free internal addresses of engines."""
+        taken = self._directory.addresses
+        return list(islice((a for a in candidates("engine") if a not in taken), most))
+
+    def controllers(self) -> list[tuple[str, str, str]]:
+        """Name, id and first address of each Controller."""
+        return [(n.name, n.id, n.endpoint.places[0][0] if n.endpoint else n.internal_address)
+                for n in self._directory.controllers()]
+
     # -- services -----------------------------------------------------------------------------------------------------
 
     def services(self) -> list[dict[str, Any]]:
@@ -177,6 +200,12 @@ class Operations:
         if controller.state != "up" or controller.id == self._me:
             return controller.state
         return "up" if controller.name in self._mesh.peers.connected else "down"
+
+    def _member(self, node: Node) -> Member:
+        if node.role == "controller":
+            return Member(node, self._state(node), ", ".join(node.endpoint.addresses) if node.endpoint else "")
+        standing = self._sessions.standing(node)
+        return Member(node, standing.state, standing.address)
 
     def _describe(self, node: Node) -> dict[str, Any]:
         here = node.role == "controller"

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 from fairlead.controller import secrets
 from fairlead.enrol.trust import Trust
+from fairlead.keys.seal import seal, unseal
+from fairlead.keys.wire import b64, from_b64
 from fairlead.nodes.node import Endpoint, Node
 from fairlead.nodes.records import API_CERTIFICATES
 from fairlead.pki.authority import Authority, Issued
@@ -44,6 +46,25 @@ class Signing:
         made = secrets.Certified(issued.certificate_pem, issued.key_pem)
         await self.store.transact([], [secrets.sealed(self.cluster_key, own, made)])
         return made
+
+    def seal(self, place: str, secret: bytes) -> str:
+        """*secret*, sealed for *place* in the store."""
+        return b64(seal(self.cluster_key, secret, place))
+
+    def unseal(self, place: str, sealed: str) -> bytes:
+        """The reverse. Raises Refused FL-SEAL-BROKEN."""
+        return unseal(self.cluster_key, from_b64(sealed), place)
+
+    async def certificate(self, name: str) -> bytes:
+        """One of the certificates that the cluster makes for itself, PEM; the API's is this Controller's."""
+        own = API_CERTIFICATES + self.trust.node_id
+        if name == secrets.API and await self.store.get(own) is not None:
+            return await secrets.certificate_of(self.store, own)
+        return await secrets.certificate_of(self.store, secrets.CERTIFICATES + name)
+
+    async def now(self) -> int:
+        """Store time, microseconds."""
+        return await self.store.now()
 
     async def root(self) -> bytes:
         """The root certificate, PEM."""

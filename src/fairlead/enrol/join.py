@@ -168,7 +168,7 @@ class Joiner:
                 self.progress(f"{address}:{port}: {error.message}")
                 failure = error
                 continue
-            if str(anchor.cluster_uuid) != cluster_uuid.lower():
+            if str(anchor.cluster_uuid) != cluster_uuid.lower().removeprefix("cluster-"):  # as the API says it
                 raise Refused("FL-ENV-CLUSTER", f"the token is for the cluster {anchor.cluster_uuid}, "
                               "AVICNTRL_CLUSTERUUID names another", "set all three variables from one bundle")
             # the environment says where to dial; the anchor says whom to believe there

@@ -15,6 +15,7 @@ Join protocol, sections 5 to 7; the state table itself is in `state`.
 """
 
 import asyncio
+import hmac
 import ipaddress
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -93,6 +94,8 @@ ANCHORS = "enrol/anchor/"
 REFUSALS = "enrol/refusals/"
 GENERATION = "enrol/generation"
 MOST_OPEN = 20_000
+LONGEST_MINTED = DAY
+"""How long a token without a bundle lives at most."""
 MOST_RECORDED_REFUSALS = 32
 KEEP_TERMINAL = 30 * DAY
 TRIES = 3
@@ -199,10 +202,30 @@ class Enrolment:
             except ValueError as error:
                 raise Refused("FL-BUNDLE-SOURCE", f"{source!r} is no network: {error}",
                               "give --source such as 192.0.2.0/24") from None
-        if len(self._deadlines) >= MOST_OPEN:
-            raise Refused("FL-TOKEN-MANY", f"{MOST_OPEN} tokens are open", "revoke some, or wait ten minutes")
         if node is not None:
             await self._name_for_bound(check_name(node))
+        anchor, token, expires_at = await self._new(lifetime_s, by, role, node=node, source=source,
+                                                    bound_keys_hash=bound_keys_hash)
+        return make_bundle(anchor, role, node, token, expires_at, lifetime_s)
+
+    async def mint(self, *, lifetime_s: int, cloud: str, tenant: str, by: str) -> Token:
+        """A new token for an engine, without a bundle: it names its cluster itself. Raises Refused, NotLeading.
+
+        What lets it live for longer than a bundle is the system's configuration, which is the caller's to read.
+        """
+        self.office.fence()
+        if not 1 <= lifetime_s <= LONGEST_MINTED // SECOND:
+            raise Refused("FL-TOKEN-TTL", f"a token lives 1 second to one day, not {lifetime_s} s",
+                          "set secure_channel_se_token_timeout to 1 to 1440 minutes")
+        _, token, _ = await self._new(lifetime_s, by, "engine", cloud=cloud, tenant=tenant)
+        return token
+
+    async def _new(self, lifetime_s: int, by: str, role: Role, *, node: str | None = None, source: str | None = None,
+                   bound_keys_hash: bytes | None = None, cloud: str = "",
+                   tenant: str = "") -> tuple[Anchor, Token, int]:
+        """A token, on record; its anchor, and until when it is good."""
+        if len(self._deadlines) >= MOST_OPEN:
+            raise Refused("FL-TOKEN-MANY", f"{MOST_OPEN} tokens are open", "revoke some, or wait ten minutes")
         anchor = self.office.anchor()
         token = Token.new(anchor.hash)
         now = await self._store.now()
@@ -212,7 +235,7 @@ class Enrolment:
             id=token.id.hex(), state="open", role=role, issued_by=by, issued_at=now, expires_at=expires_at,
             commit_by=expires_at + COMMIT_GRACE, token_public=token.key(self.office.cluster_uuid).public.raw.hex(),
             anchor_hash=anchor.hash.hex(), generation=generation.hex(), node=node, source=source,
-            bound_keys_hash=bound_keys_hash.hex() if bound_keys_hash else None)
+            bound_keys_hash=bound_keys_hash.hex() if bound_keys_hash else None, cloud=cloud, tenant=tenant)
         lease = await self._store.grant(lifetime_s + COMMIT_GRACE // SECOND)
         outcome = await self._fenced(
             [Absent(TOKENS + record.id)],
@@ -224,7 +247,14 @@ class Enrolment:
         if not outcome.succeeded:
             raise StoreUnavailable("the token could not be written")
         self._deadlines[record.id] = expires_at
-        return make_bundle(anchor, role, node, token, expires_at, lifetime_s)
+        return anchor, token, expires_at
+
+    async def recognise(self, token: Token) -> TokenRecord | None:
+        """The record of *token*, if it is one of ours, secret and all."""
+        stored = await self._store.get(TOKENS + token.id.hex())
+        record = states.decode(stored.value) if stored else None
+        public = token.key(self.office.cluster_uuid).public.raw.hex()
+        return record if record is not None and hmac.compare_digest(record.token_public, public) else None
 
     async def tokens(self) -> list[tuple[TokenRecord, int]]:
         """All tokens that are kept, newest first, and how many refusals each has seen."""
@@ -372,7 +402,7 @@ class Enrolment:
         compare.append(Absent(ADDRESSES + address) if revision is None else Unchanged(ADDRESSES + address, revision))
         node = Node(id=str(uuid4()), name=claim.node, role=claim.role, state="joining", internal_address=address,
                     host_key=claim.host_key.line, user_key=claim.user_key.line, joined_at=0, endpoint=claim.endpoint,
-                    software=claim.software, token_id=token.id)
+                    software=claim.software, token_id=token.id, cloud=token.cloud, tenant=token.tenant)
         reserved = replace(token, state="reserved", keys_hash=claim.keys_hash.hex(), node_id=node.id,
                            used_by=claim.host_key.fingerprint, used_at=now, took_tombstone=took_tombstone)
         outcome = await self._fenced(compare, [

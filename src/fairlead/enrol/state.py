@@ -58,6 +58,9 @@ class TokenRecord:
     """Fingerprint of the host key that it was reserved for."""
     used_at: int = 0
     conflict: Conflict | None = None
+    cloud: str = ""
+    """The uuid of the cloud that its node is to be in; empty: the default one."""
+    tenant: str = ""
     took_tombstone: bool = False
     """Whether the reserved name was a removed node's: it becomes a tombstone again when the join comes to nothing."""
 

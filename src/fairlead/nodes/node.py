@@ -46,6 +46,9 @@ class Node:
     labels: dict[str, str] = field(default_factory=dict)
     software: str = ""
     token_id: str = ""
+    cloud: str = ""
+    """The uuid of the cloud that its token was made for; empty: the default one."""
+    tenant: str = ""
 
     @property
     def learning(self) -> bool:

@@ -27,6 +27,8 @@ class Account:
     name: str
     role: Role
     password_hash: str = field(repr=False)
+    full_name: str = ""
+    email: str = ""
 
     @property
     def stamp(self) -> str:

@@ -91,7 +91,8 @@ class People:
         check_password(password)
         for _ in range(TRIES):
             old, record = await self._read(name)
-            new = await self._passwords.beside(partial(account, old.name, old.role, password))
+            new = replace(old, password_hash=(await self._passwords.beside(
+                partial(account, old.name, old.role, password))).password_hash)
             if await self._change([Unchanged(record.key, record.revision)], [Put(record.key, encode(new))],
                                   Entry("user.password", name, by, {})):
                 return
@@ -112,6 +113,16 @@ class People:
                 compare += await self._another_admin(name)
             if await self._change(compare, [Put(record.key, encode(replace(old, role=role)))],
                                   Entry("user.role", name, by, {"role": role})):
+                return
+        raise _busy()
+
+    async def introduce(self, name: str, full_name: str, email: str, by: str) -> None:
+        """What people call somebody, and where he is written to. Raises Refused."""
+        for _ in range(TRIES):
+            old, record = await self._read(name)
+            if await self._change([Unchanged(record.key, record.revision)],
+                                  [Put(record.key, encode(replace(old, full_name=full_name, email=email)))],
+                                  Entry("user.introduced", name, by, {})):
                 return
         raise _busy()
 

@@ -6,42 +6,17 @@ from typing import Any
 import httpx2
 import pytest
 from fastapi import APIRouter, FastAPI
-from fastapi.routing import APIRoute
 
-from fairlead.api import audit, backup, cluster, enrolment, mesh, nodes, services, system
+from fairlead.api import enrolment, mesh, nodes, services, system
 from fairlead.api.application import build, needs
 from fairlead.base.errors import OperatorError, Refused
 from fairlead.store.protocol import StoreUnavailable
-
-
-class Everything:
-    """Answers whatever is asked; what it raises is set by the test."""
-
-    healthy = True
-    error: Exception | None = None
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(name)
-
-        def answer(*_: object, **__: object) -> Any:
-            if self.error:
-                raise self.error
-            return {} if name in ("status", "explain") else []
-
-        return answer
-
-
-def routers(everything: Any) -> list[APIRouter]:
-    return [
-        system.routes(everything, "1"), system.stopping(lambda: None), enrolment.routes(everything, everything),
-        nodes.reading(everything), nodes.writing(everything, everything), services.reading(everything),
-        services.writing(everything), mesh.routes(everything), audit.routes(everything), backup.routes(everything),
-        cluster.routes(everything, everything)]
+from tests.unit.controller.everything import Everything
 
 
 def application(everything: Any) -> FastAPI:
-    return build(routers(everything), version="1", public=system.PUBLIC)
+    return build([system.routes(everything, "1"), nodes.reading(everything), services.writing(everything),
+                  mesh.routes(everything), enrolment.routes(everything, everything)], version="1", public=system.PUBLIC)
 
 
 def door(app: FastAPI, uid: int | None) -> httpx2.AsyncClient:
@@ -51,31 +26,6 @@ def door(app: FastAPI, uid: int | None) -> httpx2.AsyncClient:
         await app({**scope, "extensions": {"fairlead": {"peer_uid": uid}}}, receive, send)
 
     return httpx2.AsyncClient(transport=httpx2.ASGITransport(app=entered), base_url="http://node")
-
-
-ROUTES = [("GET", "/api/status"), ("POST", "/api/stop"), ("POST", "/api/bundle"), ("GET", "/api/token"),
-          ("GET", "/api/token/x"), ("DELETE", "/api/token/x"), ("GET", "/api/node"), ("GET", "/api/node/x"),
-          ("DELETE", "/api/node/x"), ("POST", "/api/node/x/release"), ("POST", "/api/node/x/label"),
-          ("GET", "/api/service"), ("POST", "/api/service"), ("DELETE", "/api/service/x"), ("GET", "/api/policy"),
-          ("GET", "/api/tunnel"), ("GET", "/api/hosts"), ("GET", "/api/audit"), ("GET", "/api/audit/verify"),
-          ("GET", "/api/cluster/status"), ("GET", "/api/cluster/ca"), ("POST", "/api/cluster/client-certificate"),
-          ("POST", "/api/backup")]
-
-
-def test_the_table_of_routes_is_whole() -> None:
-    served = {(method, route.path) for router in routers(Everything()) for route in router.routes
-              if isinstance(route, APIRoute) for method in route.methods or ()}
-    named = {(m, p.replace("/x", "/{name}").replace("token/{name}", "token/{token_id}")) for m, p in ROUTES}
-    assert served - named == {("GET", path) for path in system.PUBLIC}
-
-
-@pytest.mark.parametrize(("method", "path"), ROUTES)
-async def test_behind_443_only_version_and_health_answer(method: str, path: str) -> None:
-    async with door(application(Everything()), None) as client:
-        answer = await client.request(method, path)
-        assert (answer.status_code, answer.json()["code"]) == (401, "FL-LOGIN")
-        for public in system.PUBLIC:
-            assert (await client.get(public)).status_code == 200
 
 
 async def test_the_control_socket_is_for_root_and_the_daemons_user() -> None:

@@ -6,15 +6,14 @@ from typing import Any
 import httpx2
 import pytest
 from fastapi import APIRouter, FastAPI
-from fastapi.routing import APIRoute
 
-from fairlead.api import session, system, users
-from fairlead.api.application import build, permission_of
+from fairlead.api import nodes, session, system, users
+from fairlead.api.application import build
 from fairlead.base.errors import Refused
 from fairlead.users.accounts import Account
-from fairlead.users.roles import PERMISSIONS, Person, Role, permits
+from fairlead.users.roles import Person, Role
 from fairlead.users.sessions import csrf_of
-from tests.unit.api.test_application import ROUTES, Everything, routers
+from tests.unit.controller.everything import Everything
 
 SECRETS: dict[str, Role] = {"s-admin": "admin", "s-operator": "operator", "s-viewer": "viewer"}
 
@@ -50,7 +49,8 @@ def people() -> People:
 def served(people: People) -> list[APIRouter]:
     everything: Any = Everything()
     everything.error = Refused("FL-TEST", "let in")
-    return [*routers(everything), session.routes(people, "1"), users.routes(everything)]
+    return [nodes.reading(everything), nodes.writing(everything, everything), system.stopping(lambda: None),
+            session.routes(people, "1"), users.routes(everything)]
 
 
 @pytest.fixture
@@ -66,30 +66,6 @@ def afar(app: FastAPI, secret: str = "", **headers: str) -> httpx2.AsyncClient:
     known = {"cookie": f"sessionid={secret}", "x-csrftoken": csrf_of(secret)} if secret else {}
     return httpx2.AsyncClient(transport=httpx2.ASGITransport(app=entered), base_url="https://ctl-1",
                               headers=known | headers)
-
-
-PEOPLE = [("GET", "/api/user"), ("POST", "/api/user"), ("GET", "/api/user/x"), ("DELETE", "/api/user/x"),
-          ("PUT", "/api/user/x/password"), ("PUT", "/api/user/x/role"), ("PUT", "/api/useraccount")]
-
-
-@pytest.mark.parametrize(("method", "path"), [*ROUTES, *PEOPLE])
-async def test_each_route_is_open_to_the_roles_that_its_permission_names(
-        app: FastAPI, people: People, method: str, path: str) -> None:
-    (permission,) = {permission_of(route) or "" for router in served(people) for route in router.routes
-                     if isinstance(route, APIRoute) and route.path_regex.match(path)
-                     and method in (route.methods or ())}
-    assert permission in PERMISSIONS["admin"], "nobody may use it"
-    for secret, role in SECRETS.items():
-        async with afar(app, secret) as client:
-            answer = await client.request(method, path)
-        assert (answer.status_code == 403) != permits(role, permission), (role, answer.text)
-        if answer.status_code == 403:
-            assert answer.json()["code"] == "FL-PERMISSION"
-    async with afar(app) as client:
-        answer = await client.request(method, path)
-        assert (answer.status_code, answer.json()["code"]) == (401, "FL-LOGIN")
-    async with afar(app, "s-nobody") as client:
-        assert (await client.request(method, path)).status_code == 401
 
 
 async def test_a_write_needs_the_token_of_its_own_session(app: FastAPI) -> None:
@@ -168,11 +144,3 @@ async def test_log_out_ends_the_sessions_that_were_shown(app: FastAPI, people: P
     assert answer.status_code == 200
     assert people.ended == ["s-viewer"]
     assert all("max-age=0" in line.lower() for line in answer.headers.get_list("set-cookie"))
-
-
-async def test_nobody_makes_himself_more_by_another_field(app: FastAPI) -> None:
-    async with afar(app, "s-admin") as client:
-        answer = await client.post("/api/user", json={"name": "jane", "role": "viewer", "password": "x" * 12,
-                                                      "is_superuser": True})
-        assert (answer.status_code, answer.json()["code"]) == (400, "FL-API-FORMAT")
-        assert "x" * 12 not in answer.text

@@ -1,0 +1,133 @@
+"""The API, put together: which routes and kinds of objects there are, and who has them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import APIRouter, FastAPI
+
+from fairlead.api import (
+    accounts,
+    audit,
+    backup,
+    certificates,
+    cluster,
+    configuration,
+    enrolment,
+    fleet,
+    later,
+    mesh,
+    nodes,
+    objects,
+    securechannel,
+    services,
+    session,
+    system,
+    users,
+)
+from fairlead.api.application import build
+from fairlead.api.backup import Saving
+from fairlead.api.certificates import Certificates
+from fairlead.api.configuration import Configured, ControllerProperties, Presenting, SystemConfiguration
+from fairlead.controller.desk import Desk
+from fairlead.controller.operations import Operations
+from fairlead.controller.signing import Signing
+from fairlead.objects.catalogue import Catalogue
+from fairlead.objects.model import Kind
+from fairlead.objects.shelf import Journal, Records, Shelf, Shelved
+from fairlead.users.people import People
+
+PUBLIC = system.PUBLIC | session.PUBLIC | cluster.PUBLIC
+"""Paths that are open to strangers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the stored configuration says now."""
+
+    shelf: Shelf
+
+    @property
+    def system(self) -> SystemConfiguration:
+        """``systemconfiguration``."""
+        found: SystemConfiguration = self._one(configuration.SYSTEM, SystemConfiguration)
+        return found
+
+    @property
+    def properties(self) -> Any:
+        """``controllerproperties``."""
+        return self._one(configuration.PROPERTIES, ControllerProperties)
+
+    @property
+    def se_token_timeout(self) -> int:
+        """Minutes for which a token lives that was made without a bundle."""
+        return int(self.properties.secure_channel_se_token_timeout)
+
+    def _one(self, kind: Kind, model: Any) -> Any:
+        item = self.shelf.one(kind.path, str(kind.singleton))
+        assert item is not None
+        assert isinstance(item.value, model)
+        return item.value
+
+
+def shelf_for(store: Records, journal: Journal, cluster_uuid: str) -> Shelf:
+    """The stored objects of all kinds that are stored."""
+    return Shelf(store, journal, [*configuration.BUILT, *fleet.BUILT, *accounts.BUILT, *securechannel.BUILT,
+                                  *certificates.BUILT, cluster.built(cluster.kind_of(cluster_uuid))])
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Who answers behind the API."""
+
+    version: str
+    shelf: Shelf
+    catalogue: Catalogue
+    certificates: Certificates
+    signing: Signing
+    operations: Operations
+    desk: Desk
+    people: People
+    presenting: Presenting
+    backups: Saving
+    stop: Callable[[], None]
+
+
+def application(parts: Parts) -> FastAPI:
+    """The application behind 443 and the control socket."""
+    return build(routers(parts), version=parts.version, public=PUBLIC, people=parts.people)
+
+
+def certificates_of(shelf: Shelf, signing: Signing, catalogue: Catalogue) -> Certificates:
+    """All certificates."""
+    return Certificates(Shelved(shelf, certificates.CERTIFICATE, catalogue.referrers), signing, catalogue.referrers)
+
+
+def routers(parts: Parts) -> Sequence[APIRouter]:
+    """Every route; *parts*' catalogue has every kind afterwards."""
+    operations, desk, people, catalogue = parts.operations, parts.desk, parts.people, parts.catalogue
+
+    def shelved(kind: Kind) -> Shelved:
+        return Shelved(parts.shelf, kind, catalogue.referrers)
+
+    own = cluster.kind_of(str(parts.signing.trust.cluster_uuid))
+    groups, clouds = shelved(fleet.GROUP), shelved(fleet.CLOUD)
+    engines = fleet.Engines(operations, groups)
+    sources = (
+        Configured(shelved(configuration.SYSTEM), parts.presenting), shelved(configuration.PROPERTIES),
+        parts.certificates, securechannel.Mappings(operations),
+        securechannel.ChannelTokens(desk, shelved(securechannel.TOKEN)), securechannel.LocalIPs(operations),
+        shelved(fleet.TENANT), clouds, groups, engines, accounts.Users(people), accounts.Roles(),
+        shelved(accounts.PROFILE), cluster.TheCluster(shelved(own), operations), later.Nothing(later.IMAGE),
+        later.Nothing(later.UPGRADE_STATUS))
+    for source in sources:
+        catalogue.add(source)
+    return [
+        system.routes(operations, parts.version), system.stopping(parts.stop), session.routes(people, parts.version),
+        users.routes(people), enrolment.routes(desk, operations), nodes.reading(operations),
+        nodes.writing(operations, operations), services.reading(operations), services.writing(operations),
+        mesh.routes(operations), audit.routes(operations), backup.routes(parts.backups),
+        cluster.routes(operations, operations, system.public_version(parts.version)),
+        securechannel.generating(desk, catalogue, Settings(parts.shelf)), fleet.runtimes(engines, catalogue),
+        fleet.cloud_status(clouds, catalogue), certificates.renewing(parts.certificates, catalogue),
+        *(objects.routes(source, catalogue) for source in sources)]
