@@ -14,8 +14,9 @@ from fairlead.base import strict
 from fairlead.base.errors import Refused, printable
 from fairlead.objects import selection
 from fairlead.objects.catalogue import Catalogue, Source
-from fairlead.objects.model import Item, Kind, Model, parts, read, refs, version_of
-from fairlead.objects.view import View
+from fairlead.objects.model import Item, Kind, Model, read, refs, version_of
+from fairlead.objects.selection import Selection
+from fairlead.objects.view import ALWAYS, View
 
 MOST_BODY = 256 * 1024
 EVERY_TENANT = "*"
@@ -108,9 +109,7 @@ class Asking:
 
     def next_page(self) -> str:
         """The address of the page behind this one."""
-        query = {"page": str(self.wanted.page + 1), "page_size": str(self.wanted.page_size)}
-        query |= {name: value for name, value in self._request.query_params.items() if name not in query}
-        return f"{str(self._request.base_url).rstrip('/')}{self._request.url.path}?{urlencode(query)}"
+        return _next(self._request, self.wanted)
 
     async def value(self, fields: Mapping[str, Any]) -> Model:
         """What a client's *fields* make. Raises Refused FL-OBJECT-FIELD, FL-OBJECT-FIXED, FL-OBJECT-REF."""
@@ -130,6 +129,21 @@ class Asking:
         return not item.tenant or await self.tenant() in (EVERY_TENANT, item.tenant)
 
 
+def listing(request: Request, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """*rows* of a resource of our own, by the conventions of collections; all of them unless a page is asked for."""
+    query = request.query_params
+    wanted = selection.parse(query.multi_items())
+    found = [row for row in rows if not wanted.names or row.get("name") in wanted.names]
+    answer: dict[str, Any] = {"count": len(found)}
+    if "page" in query or "page_size" in query:
+        if wanted.more(len(found)):
+            answer["next"] = _next(request, wanted)
+        found = list(wanted.page_of(found))
+    return answer | {"results": [
+        row if wanted.fields is None else {k: v for k, v in row.items() if k in wanted.fields or k in ALWAYS}
+        for row in found]}
+
+
 def object_of(body: bytes) -> dict[str, Any]:
     """The JSON object of *body*. Raises Refused FL-API-FORMAT, in which nothing of it is shown."""
     try:
@@ -143,6 +157,7 @@ def object_of(body: bytes) -> dict[str, Any]:
     return fields
 
 
-def since(request: Request, version: str) -> bool:
-    """Whether the client is shown what is new in *version*."""
-    return version_of(request.headers.get("x-avi-version")) >= parts(version)
+def _next(request: Request, wanted: Selection) -> str:
+    query = {"page": str(wanted.page + 1), "page_size": str(wanted.page_size)}
+    query |= {name: value for name, value in request.query_params.items() if name not in query}
+    return f"{str(request.base_url).rstrip('/')}{request.url.path}?{urlencode(query)}"

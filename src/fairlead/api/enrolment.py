@@ -2,10 +2,11 @@
 
 from typing import Any, Literal, Protocol
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from fairlead.api.application import collection, needs
+from fairlead.api.application import needs
+from fairlead.api.asking import listing
 from fairlead.base.clock import rfc3339
 from fairlead.base.errors import Refused
 from fairlead.enrol import bundle as bundles
@@ -68,8 +69,8 @@ def routes(enrolment: Issuing, audit: Recording) -> APIRouter:
                         headers={"cache-control": "no-store"})
 
     @router.get("/api/token")
-    async def tokens(caller: str = needs("token:read")) -> dict[str, Any]:  # noqa: ARG001
-        return collection([describe(token, refusals) for token, refusals in await enrolment.tokens()])
+    async def tokens(request: Request, caller: str = needs("token:read")) -> dict[str, Any]:  # noqa: ARG001
+        return listing(request, [describe(token, refusals) for token, refusals in await enrolment.tokens()])
 
     @router.get("/api/token/{token_id}")
     async def token(token_id: str, caller: str = needs("token:read")) -> dict[str, Any]:  # noqa: ARG001

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 
-from fairlead.api.application import collection, needs
+from fairlead.api.application import needs
+from fairlead.api.asking import listing
 from fairlead.base.clock import rfc3339
 from fairlead.nodes.name import full_name
 from fairlead.transport.tunnel import Tunnel
@@ -28,12 +29,12 @@ def routes(node: Connected) -> APIRouter:
     router = APIRouter()
 
     @router.get("/api/tunnel")
-    async def tunnels(caller: str = needs("tunnel:read")) -> dict[str, Any]:  # noqa: ARG001
-        return collection(node.tunnels())
+    async def tunnels(request: Request, caller: str = needs("tunnel:read")) -> dict[str, Any]:  # noqa: ARG001
+        return listing(request, node.tunnels())
 
     @router.get("/api/hosts")
-    async def hosts(caller: str = needs("node:read")) -> dict[str, Any]:  # noqa: ARG001
-        return collection(node.hosts())
+    async def hosts(request: Request, caller: str = needs("node:read")) -> dict[str, Any]:  # noqa: ARG001
+        return listing(request, node.hosts())
 
     return router
 

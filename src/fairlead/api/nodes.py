@@ -2,10 +2,11 @@
 
 from typing import Any, Protocol
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from fairlead.api.application import collection, needs
+from fairlead.api.application import needs
+from fairlead.api.asking import listing
 from fairlead.base.errors import Refused
 
 
@@ -52,8 +53,8 @@ def reading(cluster: Listing) -> APIRouter:
     router = APIRouter()
 
     @router.get("/api/node")
-    async def nodes(caller: str = needs("node:read")) -> dict[str, Any]:  # noqa: ARG001
-        return collection(cluster.nodes())
+    async def nodes(request: Request, caller: str = needs("node:read")) -> dict[str, Any]:  # noqa: ARG001
+        return listing(request, cluster.nodes())
 
     @router.get("/api/node/{name}")
     async def node(name: str, caller: str = needs("node:read")) -> dict[str, Any]:  # noqa: ARG001

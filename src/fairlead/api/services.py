@@ -2,10 +2,11 @@
 
 from typing import Any, Protocol
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from fairlead.api.application import collection, needs
+from fairlead.api.application import needs
+from fairlead.api.asking import listing
 from fairlead.nodes.service import Service, declare
 
 
@@ -50,8 +51,8 @@ def reading(cluster: Listing) -> APIRouter:
     router = APIRouter()
 
     @router.get("/api/service")
-    async def services(caller: str = needs("service:read")) -> dict[str, Any]:  # noqa: ARG001
-        return collection(cluster.services())
+    async def services(request: Request, caller: str = needs("service:read")) -> dict[str, Any]:  # noqa: ARG001
+        return listing(request, cluster.services())
 
     return router
 

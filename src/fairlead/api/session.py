@@ -1,18 +1,19 @@
 """Logging in and out, in the form that clients of the public object model know."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 from urllib.parse import parse_qsl
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
 from fairlead.api.application import SESSION_COOKIES, check_origin, session_secrets
+from fairlead.api.welcome import Welcome
 from fairlead.base import strict
 from fairlead.base.clock import SECOND
 from fairlead.base.errors import Refused
 from fairlead.users.accounts import Account
-from fairlead.users.sessions import IDLE, LONGEST, csrf_of
+from fairlead.users.sessions import LONGEST, csrf_of
 
 PUBLIC = frozenset(("/login", "/logout"))
 MOST_BYTES = 4096
@@ -31,7 +32,7 @@ class LoggingIn(Protocol):
         ...
 
 
-def routes(people: LoggingIn, version: str) -> APIRouter:
+def routes(people: LoggingIn, welcome: Welcome) -> APIRouter:
     """POST /login, /logout."""
     router = APIRouter()
 
@@ -41,7 +42,7 @@ def routes(people: LoggingIn, version: str) -> APIRouter:
         source = request.scope.get("extensions", {}).get("fairlead", {}).get("source")
         name, password = _credentials(request.headers.get("content-type", ""), await request.body())
         account, secret = await people.log_in(name, password, source or "")
-        answer = JSONResponse(_welcome(account, version), headers={"cache-control": "no-store"})
+        answer = JSONResponse(await welcome(request, account), headers={"cache-control": "no-store"})
         answer.set_cookie("csrftoken", csrf_of(secret), max_age=_CSRF_S, path="/", secure=True, samesite="strict")
         for cookie in SESSION_COOKIES:
             answer.set_cookie(cookie, secret, max_age=LONGEST // SECOND, path="/", secure=True, httponly=True,
@@ -77,12 +78,3 @@ def _credentials(kind: str, body: bytes) -> tuple[str, str]:
         raise Refused("FL-API-FORMAT", "a log-in has a username and a password",
                       "send them as a form or as JSON") from None
     return name, password
-
-
-def _welcome(account: Account, version: str) -> dict[str, Any]:
-    user = {"name": account.name, "username": account.name, "full_name": account.name, "local": True,
-            "is_superuser": account.role == "admin", "role": account.role}
-    return {"user_initialized": True, "version": {"Version": version, "Product": "controller",
-                                                  "ProductName": "fairlead"},
-            "user": user, "tenants": [], "controller": {"api_idle_timeout": IDLE // SECOND // 60},
-            "session_cookie_name": SESSION_COOKIES[0]}

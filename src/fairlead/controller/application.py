@@ -29,6 +29,7 @@ from fairlead.api.application import build
 from fairlead.api.backup import Saving
 from fairlead.api.certificates import Certificates
 from fairlead.api.configuration import Configured, ControllerProperties, Presenting, SystemConfiguration
+from fairlead.api.welcome import welcoming
 from fairlead.controller.desk import Desk
 from fairlead.controller.operations import Operations
 from fairlead.controller.signing import Signing
@@ -110,6 +111,7 @@ def routers(parts: Parts) -> Sequence[APIRouter]:
     def shelved(kind: Kind) -> Shelved:
         return Shelved(parts.shelf, kind, catalogue.referrers)
 
+    settings = Settings(parts.shelf)
     own = cluster.kind_of(str(parts.signing.trust.cluster_uuid))
     groups, clouds = shelved(fleet.GROUP), shelved(fleet.CLOUD)
     engines = fleet.Engines(operations, groups)
@@ -123,11 +125,12 @@ def routers(parts: Parts) -> Sequence[APIRouter]:
     for source in sources:
         catalogue.add(source)
     return [
-        system.routes(operations, parts.version), system.stopping(parts.stop), session.routes(people, parts.version),
+        system.routes(operations, parts.version), system.stopping(parts.stop), session.routes(people, welcoming(
+            catalogue, system.public_version(parts.version), lambda: int(settings.properties.api_idle_timeout))),
         users.routes(people), enrolment.routes(desk, operations), nodes.reading(operations),
         nodes.writing(operations, operations), services.reading(operations), services.writing(operations),
         mesh.routes(operations), audit.routes(operations), backup.routes(parts.backups),
         cluster.routes(operations, operations, system.public_version(parts.version)),
-        securechannel.generating(desk, catalogue, Settings(parts.shelf)), fleet.runtimes(engines, catalogue),
+        securechannel.generating(desk, catalogue, settings), fleet.runtimes(engines, catalogue),
         fleet.cloud_status(clouds, catalogue), certificates.renewing(parts.certificates, catalogue),
         *(objects.routes(source, catalogue) for source in sources)]

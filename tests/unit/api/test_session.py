@@ -9,7 +9,9 @@ from fastapi import APIRouter, FastAPI
 
 from fairlead.api import nodes, session, system, users
 from fairlead.api.application import build
+from fairlead.api.welcome import welcoming
 from fairlead.base.errors import Refused
+from fairlead.objects.catalogue import Catalogue
 from fairlead.users.accounts import Account
 from fairlead.users.roles import Person, Role
 from fairlead.users.sessions import csrf_of
@@ -50,7 +52,7 @@ def served(people: People) -> list[APIRouter]:
     everything: Any = Everything()
     everything.error = Refused("FL-TEST", "let in")
     return [nodes.reading(everything), nodes.writing(everything, everything), system.stopping(lambda: None),
-            session.routes(people, "1"), users.routes(everything)]
+            session.routes(people, welcoming(Catalogue(), {"Version": "1"}, lambda: 15)), users.routes(everything)]
 
 
 @pytest.fixture

@@ -141,3 +141,28 @@ async def test_strangers_are_told_whether_a_controller_is_there_and_no_more() ->
                                       headers={"cookie": f"sessionid={secret}"}) as client:
             said = (await client.get("/api/cluster/status")).json()
         assert set(said) & {"quorum", "cluster_state"} == more | {"cluster_state"}
+
+
+class Numbered(Everything):
+    """Has five nodes."""
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return [{"name": f"n{number}", "state": "up", "role": "engine"} for number in range(5)]
+
+
+async def test_our_own_resources_follow_the_same_conventions() -> None:
+    app = application(parts(Numbered()))
+
+    async def entered(scope: Any, receive: Any, send: Any) -> None:
+        await app({**scope, "extensions": {"fairlead": {"peer_uid": 0}}}, receive, send)
+
+    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app=entered), base_url="https://ctl-1") as client:
+        assert len((await client.get("/api/node")).json()["results"]) == 5
+        assert (await client.get("/api/node?name=n3&fields=state")).json() == {
+            "count": 1, "results": [{"name": "n3", "state": "up"}]}
+        page = (await client.get("/api/node?page_size=2&fields=name")).json()
+        assert (page["count"], len(page["results"])) == (5, 2)
+        assert page["next"] == "https://ctl-1/api/node?page=2&page_size=2&fields=name"
+        last = (await client.get("/api/node?page=3&page_size=2")).json()
+        assert (len(last["results"]), "next" in last) == (1, False)
+        assert (await client.get("/api/node?page=x")).json()["code"] == "FL-QUERY"
