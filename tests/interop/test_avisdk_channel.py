@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from fairlead.client.control import ControlClient
 from tests.interop.test_avisdk import PASSWORD, Sdk, sdk
 from tests.processes import Daemon, Result, Site, a_view, fairlead, until
 
@@ -247,7 +248,22 @@ def test_7_old_and_wrong_clients_are_answered_in_the_words_that_they_know(sdk: S
     assert session.post("systemconfiguration", data={}).status_code == 405
 
 
-def test_8_ten_thousand_objects_are_read_page_by_page(sdk: Sdk) -> None:
+def test_8_from_where_people_may_come(sdk: Sdk) -> None:
+    session = sdk.session()
+    narrowed = {"mgmt_ip_access_control": {"api_access": {
+        "match_criteria": "IS_IN", "prefixes": [{"ip_addr": {"addr": "192.0.2.0", "type": "V4"}, "mask": 24}]}}}
+    ok(session.patch("systemconfiguration", data={"replace": narrowed}))
+    refused = session.get("cluster")
+    assert (refused.status_code, why(refused)["code"]) == (403, "FL-SOURCE")
+    with pytest.raises(sdk.api.APIError, match="FL-SOURCE"):
+        sdk.session()
+    control = ControlClient(sdk.controller.state)
+    config = control.get("/api/systemconfiguration")
+    control.put("/api/systemconfiguration", {k: v for k, v in config.items() if k != "mgmt_ip_access_control"})
+    assert session.get("cluster").status_code == 200
+
+
+def test_9_ten_thousand_objects_are_read_page_by_page(sdk: Sdk) -> None:
     session = sdk.session()
     made: Callable[[int], Any] = lambda n: ok(session.post("cloud", data={"name": f"page-{n}"}), 201)  # noqa: E731
     uuids = [made(n)["uuid"] for n in range(7)]

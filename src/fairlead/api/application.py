@@ -103,10 +103,10 @@ def check_origin(request: Request) -> None:
 
 
 def build(routers: Sequence[APIRouter], *, version: str, public: frozenset[str],
-          people: Knowing | None = None) -> FastAPI:
+          people: Knowing | None = None, admits: Callable[[str | None], bool] | None = None) -> FastAPI:
     """The application of *routers*; *public*: paths that need no permission. ValueError when a route has none.
 
-    Without *people* nobody is known but processes of this machine.
+    Without *people* nobody is known but processes of this machine. *admits*: whether somebody at an address may come.
     """
     app = FastAPI(title="fairlead", version=version, openapi_url=None, docs_url=None, redoc_url=None)
     app.state.people = people
@@ -117,6 +117,8 @@ def build(routers: Sequence[APIRouter], *, version: str, public: frozenset[str],
         app.include_router(router)
     app.router.redirect_slashes = False
     app.add_middleware(_Plain)
+    if admits is not None:
+        app.add_middleware(_Gate, admits=admits)
     app.add_exception_handler(FairleadError, _handled(_refused))
     app.add_exception_handler(RequestValidationError, _handled(_malformed))
     app.add_exception_handler(HTTPException, _handled(_http))
@@ -172,6 +174,23 @@ class _Plain:
         if scope["type"] == "http" and len(scope["path"]) > 1:
             scope = dict(scope) | {"path": scope["path"].removesuffix("/")}
         await self._app(scope, receive, send)
+
+
+class _Gate:
+    """Answers nobody who comes from where nobody may come, whatever he asks for."""
+
+    def __init__(self, app: ASGIApp, admits: Callable[[str | None], bool]) -> None:
+        self._app = app
+        self._admits = admits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass one request on, or refuse it."""
+        source = scope.get("extensions", {}).get("fairlead", {}).get("source")
+        if self._admits(source):
+            await self._app(scope, receive, send)
+        else:
+            refusal = Refused("FL-SOURCE", "nobody may use the API from there", "ask an admin to let that network in")
+            await problem(403, refusal)(scope, receive, send)
 
 
 def _handled(handler: Callable[[Request, Exception], Awaitable[Response]]) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import APIRouter, FastAPI
 
 from fairlead.api import (
+    access,
     accounts,
     audit,
     backup,
@@ -28,7 +29,13 @@ from fairlead.api import (
 from fairlead.api.application import build
 from fairlead.api.backup import Saving
 from fairlead.api.certificates import Certificates
-from fairlead.api.configuration import Configured, ControllerProperties, Presenting, SystemConfiguration
+from fairlead.api.configuration import (
+    Configured,
+    ControllerProperties,
+    MgmtIpAccessControl,
+    Presenting,
+    SystemConfiguration,
+)
 from fairlead.api.welcome import welcoming
 from fairlead.controller.desk import Desk
 from fairlead.controller.operations import Operations
@@ -53,6 +60,11 @@ class Settings:
         """``systemconfiguration``."""
         found: SystemConfiguration = self._one(configuration.SYSTEM, SystemConfiguration)
         return found
+
+    @property
+    def access(self) -> MgmtIpAccessControl:
+        """From where people may come."""
+        return self.system.mgmt_ip_access_control or MgmtIpAccessControl()
 
     @property
     def properties(self) -> Any:
@@ -96,7 +108,9 @@ class Parts:
 
 def application(parts: Parts) -> FastAPI:
     """The application behind 443 and the control socket."""
-    return build(routers(parts), version=parts.version, public=PUBLIC, people=parts.people)
+    settings = Settings(parts.shelf)
+    return build(routers(parts), version=parts.version, public=PUBLIC, people=parts.people,
+                 admits=lambda source: access.allows(settings.access.api_access, source))
 
 
 def certificates_of(shelf: Shelf, signing: Signing, catalogue: Catalogue) -> Certificates:
