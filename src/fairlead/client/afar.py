@@ -15,7 +15,7 @@ import httpx2
 
 from fairlead.base import files, strict
 from fairlead.base.errors import OperatorError
-from fairlead.client.api import Api, content, late
+from fairlead.client.api import HEADERS, Api, content, late
 from fairlead.pki.certificate import der_of
 from fairlead.pki.verify import client_context
 
@@ -94,8 +94,8 @@ class Afar(Api):
         return content(self._request(method, path, **sent))
 
     def _request(self, method: str, path: str, **sent: Any) -> httpx2.Response:
-        headers = {"cookie": f"sessionid={self._context.session}", "x-csrftoken": self._context.csrf
-                   } if self._context.session else {}
+        headers = HEADERS | {"cookie": f"sessionid={self._context.session}", "x-csrftoken": self._context.csrf
+                   } if self._context.session else HEADERS
         verify = client_context([der_of(self._context.ca.encode())])
         try:
             with httpx2.Client(transport=httpx2.HTTPTransport(verify=verify, trust_env=False), trust_env=False,

@@ -5,6 +5,10 @@ from typing import Any, Protocol
 import httpx2
 
 from fairlead.base.errors import FairleadError, OperatorError
+from fairlead.base.version import PUBLIC_MODEL
+
+HEADERS = {"x-avi-version": PUBLIC_MODEL}
+"""Of every request: objects are shown whole."""
 
 
 class Api:
@@ -21,6 +25,10 @@ class Api:
     def put(self, path: str, body: Any = None) -> Any:
         """Replace *path* by *body*."""
         return self._send("PUT", path, json=body)
+
+    def patch(self, path: str, body: Any = None) -> Any:
+        """Change of *path* what *body* says."""
+        return self._send("PATCH", path, json=body)
 
     def delete(self, path: str) -> Any:
         """Delete *path*."""

@@ -9,7 +9,7 @@ from typing import Any
 import httpx2
 
 from fairlead.base.errors import OperatorError
-from fairlead.client.api import Api, content, late
+from fairlead.client.api import HEADERS, Api, content, late
 
 SOCKET = "control.sock"
 
@@ -35,7 +35,7 @@ class ControlClient(Api):
                                              verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
             with httpx2.Client(transport=transport, base_url="http://fairlead", trust_env=False,
                                timeout=self._timeout) as client:
-                response = client.request(method, path, **sent)
+                response = client.request(method, path, headers=HEADERS, **sent)
         except httpx2.ConnectError as error:
             raise self._down(error) from error
         except httpx2.TransportError as error:

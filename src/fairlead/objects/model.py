@@ -16,10 +16,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 
 from fairlead.base.errors import Refused, printable
+from fairlead.base.version import PUBLIC_MODEL
 
 Version = tuple[int, ...]
-NEWEST = "30.2.1"
-"""The release of the public model that ours follows."""
+NEWEST = PUBLIC_MODEL
 OLDEST = "15.2"
 UNSAID = "16.4.2"
 """What a client that says no version is shown."""
