@@ -10,11 +10,12 @@ Rules, and the attack each stops:
    of that step.
 """
 
+import asyncio
 import base64
 import binascii
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, Literal, Protocol, TypeVar
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
@@ -128,6 +129,7 @@ class SSLKeyAndCertificate(Model):
     ocsp_response_info: Said = None
 
 
+T = TypeVar("T")
 CERTIFICATE = Kind(PATH, "SSLKeyAndCertificate", SSLKeyAndCertificate, "certificate", scoped=True)
 BUILT = (Built(CERTIFICATE),)
 
@@ -159,6 +161,7 @@ class Certificates:
     shelved: Shelved
     vault: Vault
     referrers: Callable[[str, str], Awaitable[Sequence[str]]]
+    _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
     def kind(self) -> Kind:
@@ -194,17 +197,17 @@ class Certificates:
         now, uuid = await self.vault.now(), uuid or new_uuid(CERTIFICATE)
         said = value.certificate
         if value.format == "SSL_PKCS12" or said.certificate:
-            return await self._keep(uuid, value, _imported(value, now), by, tenant, now)
+            return await self._keep(uuid, value, await self._beside(_imported, value, now), by, tenant, now)
         if said.subject is None and not said.subject_alt_names:
             raise Refused("FL-CERT-FORMAT", "the object has neither a certificate nor a subject for a new one",
                           "say certificate.certificate with key, or certificate.subject")
         subject, names = _subject(said), said.subject_alt_names or []
         params = _params(value)
         if said.self_signed is False:
-            asked = own.requested(subject, names, params)
+            asked = await self._beside(own.requested, subject, names, params)
             return await self._pend(uuid, value, asked, by, tenant)
-        return await self._keep(uuid, value, own.self_signed(subject, names, params, said.days_until_expire, now), by,
-                                tenant, now)
+        made = await self._beside(own.self_signed, subject, names, params, said.days_until_expire, now)
+        return await self._keep(uuid, value, made, by, tenant, now)
 
     async def change(self, old: Item, value: Model, by: str) -> Item:
         """Another name; or the certificate that was waited for. Raises Refused FL-CERT-DEFAULT, FL-CERT-USED."""
@@ -224,7 +227,7 @@ class Certificates:
             raise Refused("FL-CERT-USED", f"{old.name} is in use by {', '.join(names)}: what is presented changes by "
                           "pointing to another certificate", "make a new one, and point the configuration to it")
         if value.key or value.format == "SSL_PKCS12":
-            owned = _imported(value, now)
+            owned = await self._beside(_imported, value, now)
         elif before.status == PENDING:
             pending = own.Pending((before.certificate.certificate_signing_request or "").encode(), self._key(kept))
             owned = brought.finish(pending, _text(value), _chain(value), now)
@@ -252,6 +255,11 @@ class Certificates:
         if kept is None:
             raise Refused("FL-CERT-DEFAULT", f"Cannot delete system default object {old.name}", _way(old.name))
         await self.shelved.remove(kept, by)
+
+    async def _beside(self, work: Callable[..., T], *given: Any) -> T:
+        """Do *work*, which may take a second (a large key, a slow passphrase), beside the loop, one at a time."""
+        async with self._turn:
+            return await asyncio.to_thread(work, *given)
 
     async def _own(self, uuid: str, now: int) -> Item:
         pem = (await self.vault.certificate(SYSTEM[uuid])).decode()
