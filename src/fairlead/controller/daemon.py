@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,6 +19,7 @@ from fairlead.api import audit as audit_api
 from fairlead.api import backup as backup_api
 from fairlead.api import cluster as cluster_api
 from fairlead.api import enrolment as enrolment_api
+from fairlead.api import keys as keys_api
 from fairlead.api import mesh as mesh_api
 from fairlead.api import nodes as nodes_api
 from fairlead.api import services as services_api
@@ -41,6 +42,7 @@ from fairlead.controller.admission import Admittance
 from fairlead.controller.arrival import Arrival
 from fairlead.controller.backup import Backups
 from fairlead.controller.cluster import Cluster
+from fairlead.controller.commands import Commands
 from fairlead.controller.desk import Desk
 from fairlead.controller.initialise import MIN_VERSION, STORE
 from fairlead.controller.mesh import Mesh
@@ -78,10 +80,13 @@ from fairlead.store.sqlite import SQLiteStore
 from fairlead.transport.admission import Admission
 from fairlead.transport.options import Keepalive, check_asyncssh
 from fairlead.transport.peer import Peer
+from fairlead.transport.rules import SshRules
 from fairlead.transport.server import listen
 from fairlead.transport.way import Way, choose
+from fairlead.users.keys import UserKeys
 from fairlead.users.passwords import Passwords
 from fairlead.users.people import People
+from fairlead.users.reception import Reception
 from fairlead.users.sessions import Sessions
 
 DRAIN_S = 3.0
@@ -136,8 +141,11 @@ class Doors:
             sock.close()
 
 
-async def run(state: Path, version: str, clock: Clock) -> None:
-    """Run the Controller in *state* until it is told to stop. Raises FairleadError when it cannot start."""
+async def run(state: Path, version: str, clock: Clock, visitor: Sequence[str]) -> None:
+    """Run the Controller in *state* until it is told to stop. Raises FairleadError when it cannot start.
+
+    *visitor*: the program that does what people ask for over SSH (`controller.commands`).
+    """
     descriptors.take_all()
     files.check_private_folder(state)
     settings, trust, note = load_settings(state), load_trust(state), notes.load(state)
@@ -153,7 +161,7 @@ async def run(state: Path, version: str, clock: Clock) -> None:
         sqlite = SQLiteStore.open(state / STORE, clock) if note is None else None
         try:
             with contextlib.closing(choose(os.environ)) as way:
-                await _Controller(state, version, clock, settings, trust, *keys, note, sqlite, way).run(doors)
+                await _Controller(state, version, clock, settings, trust, *keys, note, sqlite, way, visitor).run(doors)
         finally:
             if sqlite is not None:
                 await sqlite.close()
@@ -183,6 +191,9 @@ class _Controller:
     note: Note | None
     sqlite: SQLiteStore | None
     way: Way
+    visitor: Sequence[str]
+    ssh_rules: Callable[[], SshRules] = SshRules
+    """What holds for people and algorithms on the SSH port, asked at each connection."""
     problems: dict[str, str] = field(default_factory=dict)
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     moved: asyncio.Event = field(default_factory=asyncio.Event)
@@ -225,6 +236,8 @@ class _Controller:
                 mesh=mesh, cluster=cluster, registry=registry, desk=desk, audit=audit,
                 problems=lambda: [*self.problems.values(), *descriptors.problems(), *mesh.problems, *cluster.problems])
             people = People(store, audit, passwords, Sessions(store), self.refusals)
+            keys = UserKeys(store, audit)
+            reception = Reception(people, keys, self.ssh_rules, Commands(self.visitor, self.state).serve)
             application = build([
                 system_api.routes(operations, self.version), system_api.stopping(self.stop.set),
                 enrolment_api.routes(desk, operations), nodes_api.reading(operations),
@@ -232,7 +245,7 @@ class _Controller:
                 services_api.writing(operations), mesh_api.routes(operations),
                 cluster_api.routes(operations, operations), audit_api.routes(operations),
                 backup_api.routes(Backups(store, audit, cluster.signing, trust, self.host_key, self.user_key)),
-                session_api.routes(people, self.version), users_api.routes(people),
+                session_api.routes(people, self.version), users_api.routes(people), keys_api.routes(keys),
             ], version=self.version, public=system_api.PUBLIC | session_api.PUBLIC, people=people)
 
             tasks: list[asyncio.Task[None]] = []
@@ -262,7 +275,7 @@ class _Controller:
                       links=mesh.supervisor.watch(), repair=mesh.listeners.repair())
                 ssh = await listen(doors.ssh, host_key=self.host_key, door=mesh.sessions, clock=clock,
                                    admission=Admission(1024, 128, patience_s=5.0),
-                                   keepalive=Keepalive(self.settings.keepalive_s), way=self.way)
+                                   keepalive=Keepalive(self.settings.keepalive_s), way=self.way, reception=reception)
                 if self.sqlite is not None:
                     await arrive()
                 self.https.append(await serve(application, [doors.control], presented=None, limits=API_LIMITS,
@@ -277,6 +290,7 @@ class _Controller:
                 notify("STOPPING=1")
                 log.info("controller.stopping")
                 await ssh.close()
+                await reception.close()
                 await self._write_down(store, audit)
                 for task in tasks:
                     task.cancel()
