@@ -34,7 +34,10 @@ def main() -> None:
         with contextlib.suppress(OSError):
             fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that Ctrl-C comes here
     command = fields["command"]
-    sys.exit(run(api, command) if command is not None else converse(api, fields["user"]))
+    try:
+        sys.exit(run(api, command) if command is not None else converse(api, fields["user"]))
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def run(api: Api, text: str) -> int:

@@ -8,8 +8,8 @@ Rules, and the attack each stops:
    a terminal that is one plain word.
 3. In that letter it reads who it is: arguments and environment show in /proc. What it does is done through the API in
    that person's session, with his role and under his name; it has no right of its own (`api.application`).
-4. `MOST_CHILDREN` run at once in all. What a client does not read is not read from the child either. When the channel
-   or the connection goes, the child's whole group is killed.
+4. `MOST_CHILDREN` run at once in all, `MOST_EACH` for one account. What a client does not read is not read from the
+   child either. When the channel or the connection goes, the child's whole group is killed.
 """
 
 import asyncio
@@ -22,17 +22,20 @@ import signal
 import struct
 import sys
 import termios
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
-from fairlead.base.errors import FairleadError, OperatorError
+from fairlead.base.errors import OperatorError
 from fairlead.cluster import leash
 from fairlead.transport.visit import Call, Terminal, Visitor
 
 MOST_CHILDREN = 32
+MOST_EACH = 8
+"""Of one account."""
 END_S = 5.0
 """What a child that has closed its output has to end."""
 _PIECE = 32 * 1024
@@ -70,27 +73,23 @@ class Commands:
         """*program*: how this product starts itself for a visitor; it gets the number of a descriptor."""
         self._program = program
         self._state = state
-        self._running = 0
+        self._running = Counter[str]()
 
     async def serve(self, visitor: Visitor, call: Call) -> None:
         """Do what is asked for, until it is done or the channel is gone."""
-        if self._running >= MOST_CHILDREN:
-            await self._refuse(call, OperatorError("FL-SSH-BUSY", f"{MOST_CHILDREN} commands run here already",
-                                                   "try again when others have ended"))
+        if self._running.total() >= MOST_CHILDREN or self._running[visitor.name] >= MOST_EACH:
+            await call.refuse(OperatorError("FL-SSH-BUSY", "too many commands run here already",
+                                            "try again when others have ended"))
             return
-        self._running += 1
+        self._running[visitor.name] += 1
         try:
             await self._run(visitor, call)
         except OSError as error:
             log.warning("ssh.command-failed", code="FL-SSH-BUSY", reason=str(error))
-            await self._refuse(call, OperatorError("FL-SSH-BUSY", "the command cannot be started",
-                                                   "see the Controller's log"))
+            await call.refuse(OperatorError("FL-SSH-BUSY", "the command cannot be started",
+                                            "see the Controller's log"))
         finally:
-            self._running -= 1
-
-    async def _refuse(self, call: Call, error: FairleadError) -> None:
-        await call.complain(f"error: {error.line()}\n".encode())
-        call.exit(1)
+            self._running[visitor.name] -= 1
 
     async def _run(self, visitor: Visitor, call: Call) -> None:
         told = _letter({"state": str(self._state), "session": visitor.session, "csrf": visitor.csrf,

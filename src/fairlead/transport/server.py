@@ -223,7 +223,7 @@ class Guest(asyncssh.SSHServer):
             self._greeted = True
             self._connection.let_type()
             if banner := self._reception.rules().banner:
-                self._connection.send_auth_banner(banner)
+                self._connection.send_auth_banner(banner.rstrip("\n") + "\n")
         return True
 
     def public_key_auth_supported(self) -> bool:

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import asyncssh
 from asyncssh.constants import DISC_BY_APPLICATION, EXTENDED_DATA_STDERR
 
-from fairlead.base.errors import printable
+from fairlead.base.errors import FairleadError, printable
 from fairlead.base.once import Once
 from fairlead.keys.ssh import PublicKey
 from fairlead.transport.channel import Channel, Session
@@ -96,6 +96,11 @@ class Call:
     async def complain(self, data: bytes) -> None:
         """Send *data* to his standard error; waits while he does not read. Raises Refused FL-STREAM-LOST."""
         await self.channel.send(data, EXTENDED_DATA_STDERR)
+
+    async def refuse(self, error: FairleadError) -> None:
+        """Say why nothing is done, as the command line does, and end the channel. Raises Refused FL-STREAM-LOST."""
+        await self.complain(f"error: {error.line()}\n".encode())
+        self.exit(1)
 
     def exit(self, status: int) -> None:
         """Tell him how it ended, and end the channel."""

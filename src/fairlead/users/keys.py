@@ -152,7 +152,9 @@ class UserKeys:
                 raise Refused("FL-USER-KEY", f"{key.fingerprint} is a key of {owner} already", "make another one")
             outcome = await self._audit.append_with(
                 [Unchanged(account.key, account.revision), Absent(KEYS + key.fingerprint),
-                 Absent(USER_KEYS + key.fingerprint)], [Put(USER_KEYS + key.fingerprint, _KEY.dump_json(made))],
+                 Absent(USER_KEYS + key.fingerprint)], [
+                    Put(USER_KEYS + key.fingerprint, _KEY.dump_json(made)),
+                    Put(account.key, account.value)],  # touched, so that whoever removes it meanwhile looks again
                 [Entry("user.key-added", user, by, {"key": key.fingerprint, "comment": made.comment})])
             if outcome.succeeded:
                 return made

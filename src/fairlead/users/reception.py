@@ -19,7 +19,7 @@ from typing import Protocol
 
 import structlog
 
-from fairlead.base.errors import Refused
+from fairlead.base.errors import FairleadError, Refused
 from fairlead.keys.ssh import PublicKey
 from fairlead.store.protocol import StoreUnavailable
 from fairlead.transport.rules import SshRules
@@ -34,7 +34,9 @@ MOST_NAME = 64
 MOST_PASSWORD = 1024
 LOOK_S = 2.0
 MOST_VISITS = 64
-"""Connections of people at once."""
+"""Connections of people at once; a further one is not let in."""
+MOST_EACH = 8
+"""Of one account; a further one ends the oldest, so that nobody keeps others out."""
 
 log = structlog.get_logger("fairlead.people")
 
@@ -151,6 +153,9 @@ class Reception:
     def arrived(self, visit: Visit) -> None:
         """Somebody is in."""
         log.info("ssh.person-up", user=visit.visitor.name, address=visit.address)
+        same = [one for one in self._visits if one.visitor.name == visit.visitor.name]
+        if len(same) >= MOST_EACH:
+            same[0].close("there are too many connections of this account")
         self._visits[visit] = asyncio.get_running_loop().create_task(self._watch(visit))
         if self._ending:
             visit.close("the Controller is shutting down")
@@ -168,10 +173,14 @@ class Reception:
 
     async def serve(self, visitor: Visitor, call: Call) -> None:
         """Do what is asked for, unless the session has ended."""
-        if self._ending or not await self._still(visitor):
-            call.exit(1)
-            return
-        await self._serve(visitor, call)
+        try:
+            if await self._still(visitor):
+                await self._serve(visitor, call)
+                return
+            refusal: FairleadError = Refused("FL-LOGIN", "the session has ended", "log in again")
+        except StoreUnavailable as reason:
+            refusal = reason
+        await call.refuse(refusal)
 
     async def close(self) -> None:
         """Send everybody away, and end their sessions."""
