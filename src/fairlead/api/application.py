@@ -33,7 +33,8 @@ log = structlog.get_logger("fairlead.api")
 
 SESSION_COOKIES = ("avi-sessionid", "sessionid")
 """Both hold the session's secret: clients of the public object model know it by either name."""
-_NOT_FOUND = frozenset(("FL-NODE-UNKNOWN", "FL-SERVICE-UNKNOWN", "FL-TOKEN-UNKNOWN", "FL-USER-UNKNOWN"))
+_NOT_FOUND = frozenset(("FL-NODE-UNKNOWN", "FL-SERVICE-UNKNOWN", "FL-TOKEN-UNKNOWN", "FL-USER-KEY-UNKNOWN",
+                        "FL-USER-UNKNOWN"))
 _STATUS = {"FL-LOGIN": 401, "FL-LOGIN-LOCKED": 401, "FL-PERMISSION": 403, "FL-ORIGIN": 403,
            "FL-LOGIN-BUSY": 429, "FL-STORE": 503, "FL-ETCD-SPACE": 503}
 _MOST_SECRETS = 4

@@ -107,7 +107,7 @@ def remove(context: typer.Context, name: str, state: State = None) -> None:
 
 def key_add(context: typer.Context, name: str,
             file: Annotated[str, typer.Argument(help="The .pub file of an ed25519 key, or - for standard input.")],
-            comment: Annotated[str | None, typer.Option(help="In place of the one in the file.")] = None,
+            comment: Annotated[str | None, typer.Option(help="In place of the one that the key has.")] = None,
             state: State = None) -> None:
     """Let somebody log in over SSH with a key: `ssh admin@CONTROLLER`. Other accounts than admin use `ssh cli@`."""
     line = read(file, "public key", MOST_KEY).decode(errors="replace").strip()

@@ -1,5 +1,6 @@
 """Behind 443: who logs in, what a session's role permits, and what another page's requests come to."""
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
 
-from fairlead.api import session, system, users
+from fairlead.api import keys, session, system, users
 from fairlead.api.application import build, permission_of
 from fairlead.base.errors import Refused
 from fairlead.users.accounts import Account
@@ -50,7 +51,7 @@ def people() -> People:
 def served(people: People) -> list[APIRouter]:
     everything: Any = Everything()
     everything.error = Refused("FL-TEST", "let in")
-    return [*routers(everything), session.routes(people, "1"), users.routes(everything)]
+    return [*routers(everything), session.routes(people, "1"), users.routes(everything), keys.routes(everything)]
 
 
 @pytest.fixture
@@ -58,10 +59,10 @@ def app(people: People) -> FastAPI:
     return build(served(people), version="1", public=system.PUBLIC | session.PUBLIC, people=people)
 
 
-def afar(app: FastAPI, secret: str = "", **headers: str) -> httpx2.AsyncClient:
-    """A client behind 443, in the session *secret*."""
+def afar(app: FastAPI, secret: str = "", uid: int | None = None, **headers: str) -> httpx2.AsyncClient:
+    """A client behind 443, or with a *uid* on the control socket, in the session *secret*."""
     async def entered(scope: Any, receive: Any, send: Any) -> None:
-        await app({**scope, "extensions": {"fairlead": {"peer_uid": None, "source": "192.0.2.7"}}}, receive, send)
+        await app({**scope, "extensions": {"fairlead": {"peer_uid": uid, "source": "192.0.2.7"}}}, receive, send)
 
     known = {"cookie": f"sessionid={secret}", "x-csrftoken": csrf_of(secret)} if secret else {}
     return httpx2.AsyncClient(transport=httpx2.ASGITransport(app=entered), base_url="https://ctl-1",
@@ -69,7 +70,10 @@ def afar(app: FastAPI, secret: str = "", **headers: str) -> httpx2.AsyncClient:
 
 
 PEOPLE = [("GET", "/api/user"), ("POST", "/api/user"), ("GET", "/api/user/x"), ("DELETE", "/api/user/x"),
-          ("PUT", "/api/user/x/password"), ("PUT", "/api/user/x/role"), ("PUT", "/api/useraccount")]
+          ("PUT", "/api/user/x/password"), ("PUT", "/api/user/x/role"), ("PUT", "/api/useraccount"),
+          ("GET", "/api/user/x/key"), ("POST", "/api/user/x/key"), ("DELETE", "/api/user/x/key/SHA256:a/b+c"),
+          ("GET", "/api/useraccount/key"), ("POST", "/api/useraccount/key"),
+          ("DELETE", "/api/useraccount/key/SHA256:a/b+c")]
 
 
 @pytest.mark.parametrize(("method", "path"), [*ROUTES, *PEOPLE])
@@ -90,6 +94,31 @@ async def test_each_route_is_open_to_the_roles_that_its_permission_names(
         assert (answer.status_code, answer.json()["code"]) == (401, "FL-LOGIN")
     async with afar(app, "s-nobody") as client:
         assert (await client.request(method, path)).status_code == 401
+
+
+@pytest.mark.parametrize("uid", [0, os.geteuid()])
+async def test_on_the_control_socket_a_session_is_all_that_its_request_may(app: FastAPI, people: People,
+                                                                           uid: int) -> None:
+    """The command of somebody who came in over SSH runs as the daemon's user, and has none of that user's rights."""
+    for secret, role in SECRETS.items():
+        async with afar(app, secret, uid) as client:
+            for method, path, permission in (("GET", "/api/node", "node:read"), ("DELETE", "/api/node/x", "node:write"),
+                                             ("GET", "/api/user", "user:read")):
+                code = (await client.request(method, path)).json()["code"]
+                assert code == ("FL-TEST" if permits(role, permission) else "FL-PERMISSION")
+    shown: list[dict[str, str]] = [
+        {"cookie": "sessionid=ended"}, {"cookie": "sessionid="}, {"cookie": ""}, {"x-csrftoken": ""}, {"cookie": "x=y"},
+        {"Cookie": 'avi-sessionid="s-nobody"'}, {"x-csrftoken": csrf_of("s-admin")}]
+    for headers in shown:
+        async with afar(app, "", uid) as client:
+            answer = await client.get("/api/node", headers=headers)
+            assert (answer.status_code, answer.json()["code"]) == (401, "FL-LOGIN"), headers
+    async with afar(app, "s-admin", uid, **{"x-csrftoken": "other"}) as client:
+        assert (await client.delete("/api/node/x")).status_code == 401
+    async with afar(app, "s-admin", os.geteuid() + 4711) as client:
+        assert (await client.get("/api/node")).json()["code"] == "FL-PERMISSION", "the socket is not for everybody"
+    async with afar(app, "", uid) as client:
+        assert (await client.get("/api/node")).json()["code"] == "FL-TEST", "who operates the machine shows none"
 
 
 async def test_a_write_needs_the_token_of_its_own_session(app: FastAPI) -> None:
