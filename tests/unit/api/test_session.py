@@ -59,7 +59,7 @@ def app(people: People) -> FastAPI:
     return build(served(people), version="1", public=system.PUBLIC | session.PUBLIC, people=people)
 
 
-def afar(app: FastAPI, secret: str = "", uid: int | None = None, **headers: str) -> httpx2.AsyncClient:
+def afar(app: FastAPI, secret: str = "", uid: int | None = None, /, **headers: str) -> httpx2.AsyncClient:
     """A client behind 443, or with a *uid* on the control socket, in the session *secret*."""
     async def entered(scope: Any, receive: Any, send: Any) -> None:
         await app({**scope, "extensions": {"fairlead": {"peer_uid": uid, "source": "192.0.2.7"}}}, receive, send)

@@ -284,6 +284,31 @@ async def test_a_key_that_was_proven_for_an_earlier_request_is_void(mallory: Hos
     assert reception.visits == []
 
 
+@pytest.mark.parametrize("now", ["before", "after"])
+async def test_what_comes_of_an_earlier_request_counts_for_no_later_one(
+        w: World, mallory: Hostile, reception: FakeReception, now: str) -> None:
+    """Whatever asyncssh makes of two requests at once: the record itself is of one request, and the next forgets it."""
+    (guest,) = w.listener.strangers
+    server = guest._connection
+    assert server
+    reception.open.clear()
+    mallory.name("admin")
+    mallory.method("none")
+    assert await mallory.answer() == USERAUTH_FAILURE
+    server.set_extra_info(username="admin")
+    judging = asyncio.ensure_future(server.validate_password("admin", PASSWORD))
+    await until(lambda: reception.asked == 1)
+    if now == "after":
+        reception.open.set()
+        assert await judging
+        assert isinstance(server.who_was_proven(), Visitor)
+    mallory.method("none")
+    assert await mallory.answer() == USERAUTH_FAILURE
+    reception.open.set()
+    assert await judging == (now == "after")
+    assert server.who_was_proven() is None
+
+
 async def test_passwords_are_counted_when_they_come_and_compared_to_their_end(mallory: Hostile,
                                                                               reception: FakeReception) -> None:
     """Asking again at once takes no guess back, and gives no more of them."""
