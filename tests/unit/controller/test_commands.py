@@ -192,7 +192,8 @@ async def test_commands_are_limited_for_each_and_in_all(tmp_path: Path, monkeypa
         await running(channel)
     for name in ("jane", "john"):
         refused = FakeChannel()
-        await commands.serve(Visitor(name, "s", "c"), call(refused))
+        async with asyncio.timeout(10):
+            await commands.serve(Visitor(name, "s", "c"), call(refused))
         assert (refused.status, b"[FL-SSH-BUSY]" in refused.error) == (1, True)
     channels[0].closed.set()
     await tasks[0]
