@@ -115,15 +115,14 @@ def _lines() -> Iterator[str]:
 
 
 def _editing() -> None:
-    """History and editing of the line; no completion, which would show the files of this machine."""
+    """History and editing of the line; nothing that shows the files and homes of this machine."""
     try:
         import readline
     except ImportError:
         return
-    nothing: Callable[[str, int], None] = lambda _, __: None  # noqa: E731
+    nothing: Callable[[str, int], None] = lambda _, __: None  # noqa: E731 - without one, names of files are completed
     readline.set_completer(nothing)
-    for line in ("set disable-completion on", r'"\e&": beep', r'"\C-x\C-r": beep'):
-        readline.parse_and_bind(line)
+    readline.parse_and_bind(r'"\e&": beep')  # it would put a user's home in place of ~user
 
 
 def _read_letter(descriptor: int) -> dict[str, Any]:

@@ -80,7 +80,10 @@ def letter(command: str) -> int:
 def started(command: str, **streams: Any) -> "subprocess.Popen[bytes]":
     descriptor = letter(command)
     try:
-        return subprocess.Popen([*VISITOR, str(descriptor)], pass_fds=(descriptor,), env={"TERM": "xterm"},
+        # not isolated: these tests also run on a copy of the source, which the environment names
+        surroundings = {"TERM": "xterm", "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
+        return subprocess.Popen([sys.executable, "-m", "fairlead.cli.visitor", str(descriptor)],
+                                pass_fds=(descriptor,), env=surroundings, cwd="/",
                                 start_new_session=True, **streams)
     finally:
         os.close(descriptor)
@@ -150,13 +153,13 @@ def test_a_prompt_edits_lines_and_ctrl_c_ends_a_line_and_ctrl_d_the_prompt(termi
         terminal.sees("fairlead> ")
 
 
-@pytest.mark.parametrize("keys", ["/etc/pass\t\t", "/etc/pass\x1b?", "/etc/pass\x1b*", "/etc/p\x1b=", "~root/\x1b&"])
+@pytest.mark.parametrize("keys", ["et\t\t", "et\x1b?", "et\x1b*", "et\x1b=", "~root/\x1b&"])
 def test_the_prompt_shows_no_files(terminal: Typing, keys: str) -> None:
     terminal.sees("fairlead> ")
     terminal.types(keys)
     terminal.types("\x05 the-end\r")
     said = terminal.sees("fairlead> ")
-    assert not re.search(r"passwd|/root/|profile", said), said
+    assert not re.search(r"\betc\b|/root/", said.replace("~root/", "")), said
 
 
 def test_the_program_is_started_without_what_surrounds_it() -> None:
