@@ -150,6 +150,7 @@ class People:
 
     async def resist(self, password: str, source: str) -> None:
         """Refuse *password* for a name that has none: it costs what a wrong one does. Raises Refused FL-LOGIN-BUSY."""
+        await self._store.get(USERS)  # nobody's
         await self._passwords.fits(None, password)
         await self._count(source, "FL-LOGIN")
 

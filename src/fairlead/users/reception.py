@@ -7,18 +7,21 @@ Rules, and the attack each stops:
    all they have.
 2. Every refused password costs one comparison, for every name, wherever it comes from and however often: the time tells
    neither which names count, nor who is locked out, nor which networks may log in.
-3. Guessing is counted by name and network, together with what comes in on 443 (`lockout`).
+3. Guessing is counted by name and network, together with what comes in on 443 (`lockout`). Of one network one password
+   is compared at a time: a flood of guesses, which for most names no lock ends, waits in a line of its own.
 4. A connection lives as long as its session (`sessions`), and its key: within `LOOK_S` after a password, a role or a
    key changes or an account goes, it is cut with all that runs in it. Nothing is begun for a session that has ended.
 """
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 import structlog
 
+from fairlead.audit.log import network_of
 from fairlead.base.errors import FairleadError, Refused
 from fairlead.keys.ssh import PublicKey
 from fairlead.store.protocol import StoreUnavailable
@@ -32,6 +35,8 @@ ADMIN = "admin"
 ANYBODY = "cli"
 MOST_NAME = 64
 MOST_PASSWORD = 1024
+MOST_WAITING = 32
+"""Passwords of one network that wait to be compared; further ones are refused at once, whatever the name."""
 LOOK_S = 2.0
 MOST_VISITS = 64
 """Connections of people at once; a further one is not let in."""
@@ -93,6 +98,8 @@ class Reception:
         self._visits: dict[Visit, asyncio.Task[None]] = {}
         self._farewells: set[asyncio.Task[None]] = set()
         self._ending = False
+        self._turns: dict[str, asyncio.Lock] = {}
+        self._waiting = Counter[str]()
 
     # -- who gets in --------------------------------------------------------------------------------------------------
 
@@ -103,18 +110,14 @@ class Reception:
     async def by_answers(self, user: str, answers: Sequence[str], source: str) -> Visitor | None:
         """Who logs in as *user* with what he typed."""
         if user == ANYBODY and len(answers) == 2:
-            return await self._compare(answers[0], answers[1], source)
+            return await self._in_turn(answers[0], answers[1], source)
         if user == ADMIN and len(answers) == 1:
-            return await self._compare(ADMIN, answers[0], source)
-        await self._resist(answers[-1] if answers else "", source)
-        return None
+            return await self._in_turn(ADMIN, answers[0], source)
+        return await self._in_turn(None, answers[-1] if answers else "", source)
 
     async def by_password(self, user: str, password: str, source: str) -> Visitor | None:
         """Who logs in as *user* with *password*."""
-        if user == ADMIN:
-            return await self._compare(ADMIN, password, source)
-        await self._resist(password, source)
-        return None
+        return await self._in_turn(ADMIN if user == ADMIN else None, password, source)
 
     async def knows(self, user: str, key: PublicKey, source: str) -> bool:
         """Whether *key* is one with which *user* may log in from there."""
@@ -133,10 +136,24 @@ class Reception:
             return None
         return Visitor(account.name, secret, csrf_of(secret), key.fingerprint)
 
-    async def _compare(self, name: str, password: str, source: str) -> Visitor | None:
-        if len(name) > MOST_NAME or len(password) > MOST_PASSWORD or not self.rules().admits(source) or (
-                self._people.is_locked(name, source)):
-            await self._resist(password, source)
+    async def _in_turn(self, name: str | None, password: str, source: str) -> Visitor | None:
+        """Who *name* is with *password*, for None nobody; one at a time for each network."""
+        network = network_of(source)
+        if self._waiting[network] >= MOST_WAITING:
+            return None
+        self._waiting[network] += 1
+        try:
+            async with self._turns.setdefault(network, asyncio.Lock()):
+                return await self._compare(name, password, source)
+        finally:
+            self._waiting[network] -= 1
+            if not self._waiting[network]:
+                del self._waiting[network], self._turns[network]
+
+    async def _compare(self, name: str | None, password: str, source: str) -> Visitor | None:
+        if name is None or not self._may_try(name, password, source):
+            with contextlib.suppress(Refused, StoreUnavailable):
+                await self._people.resist(password[:MOST_PASSWORD], source)
             return None
         try:
             account, secret = await self._people.log_in(name, password, source, "ssh")
@@ -144,9 +161,9 @@ class Reception:
             return None
         return Visitor(account.name, secret, csrf_of(secret))
 
-    async def _resist(self, password: str, source: str) -> None:
-        with contextlib.suppress(Refused, StoreUnavailable):
-            await self._people.resist(password[:MOST_PASSWORD], source)
+    def _may_try(self, name: str, password: str, source: str) -> bool:
+        return (len(name) <= MOST_NAME and len(password) <= MOST_PASSWORD and self.rules().admits(source)
+                and not self._people.is_locked(name, source))
 
     # -- who is in ----------------------------------------------------------------------------------------------------
 

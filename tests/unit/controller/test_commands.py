@@ -1,8 +1,10 @@
 """The child that does what somebody asked for over SSH: what it gets, what it does not, and how it ends."""
 
 import asyncio
+import contextlib
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -152,9 +154,13 @@ async def test_a_child_does_not_outlive_who_asked(tmp_path: Path, how: str) -> N
         with pytest.raises(asyncio.CancelledError):
             await task
     assert gone(pid)
-    async with asyncio.timeout(10):
-        while not gone(child):  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+    try:
+        async with asyncio.timeout(10):
+            while not gone(child):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
 
 
 async def test_what_the_client_does_not_read_is_not_read_from_the_child(tmp_path: Path) -> None:

@@ -28,11 +28,16 @@ KEY = PrivateKey.from_seed(b"k" * 32)
 class Counting(Passwords):
     """Counts what is compared."""
 
-    compared = 0
+    compared = now = most = 0
 
     async def fits(self, password_hash: str | None, password: str) -> bool:
         self.compared += 1
-        return await super().fits(password_hash, password)
+        self.now += 1
+        self.most = max(self.most, self.now)
+        try:
+            return await super().fits(password_hash, password)
+        finally:
+            self.now -= 1
 
 
 @pytest.fixture
@@ -155,6 +160,19 @@ async def test_guesses_here_count_with_those_on_443(desk: Desk) -> None:
         await desk.reception.by_password("aviseuser", "wrong wrong wrong", HERE)
     assert not desk.people.is_locked("aviseuser", HERE)
     assert await desk.reception.by_key("admin", KEY.public, HERE), "a key is not guessed"
+
+
+async def test_a_flood_of_guesses_waits_in_a_line_of_its_own(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No lock ends it where no password counts: it takes neither all turns nor anybody else's place."""
+    monkeypatch.setattr(reception_room, "MOST_WAITING", 8)
+    flood = [asyncio.ensure_future(desk.reception.by_password("root", "guess", THERE)) for _ in range(50)]
+    await asyncio.sleep(0)
+    assert await desk.reception.by_password("admin", PASSWORD, HERE)
+    assert sum(one.done() for one in flood) < 50
+    assert await asyncio.gather(*flood) == [None] * 50
+    assert desk.passwords.compared == 8 + 1
+    assert desk.passwords.most == 2, "one of each network at a time"
+    assert not desk.reception._turns
 
 
 async def test_a_key_counts_for_admin_only_and_only_while_it_is_his(desk: Desk) -> None:
