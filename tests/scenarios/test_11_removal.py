@@ -44,7 +44,7 @@ def test_a_removed_engine_is_cut_off_and_its_copies_stay_out(tmp_path: Path) -> 
              "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-i", key,
              "-p", str(controller.ports["ssh"]), "aviseuser@127.0.0.1"],
             capture_output=True, text=True, timeout=DEADLINE_S, check=False, env=os.environ | {"HOME": str(tmp_path)})
-        assert (login.returncode, "Permission denied (publickey)" in login.stderr) == (255, True), login.stderr
+        assert (login.returncode, "Permission denied" in login.stderr) == (255, True), login.stderr
         copy = site.daemon("engine", "copy", stolen, a_view()).start(ready=False)
         assert copy.ended() == 0
         copy.cli("engine", "run").refused("FL-NODE-REMOVED")

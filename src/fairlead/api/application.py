@@ -5,7 +5,9 @@ Rules:
 1. Every route names the permission that it needs, or is public by name. `build` refuses a router that forgot, so a
    route without a decision cannot be served.
 2. Who asks is known from the door: on the control socket the kernel names the process's user, and only root and the
-   daemon's own user get in. Behind 443 it is whoever the session belongs to, and what his role permits.
+   daemon's own user get in. Behind 443 it is whoever the session belongs to, and what his role permits. A request on
+   the control socket that shows a session, or tries to, is that person's alone, as behind 443: it is made for somebody
+   who came in over SSH, and nothing that goes wrong with his session gives him the rights of the process.
 3. A session's cookie alone changes nothing: any other page makes a browser send it. Whoever writes also shows the token
    that belongs to the session, which that page cannot read; and a browser names where a write comes from: here.
 4. Errors are ``{"error", "code", "remedy"}``; nothing else, and never a traceback.
@@ -33,11 +35,12 @@ log = structlog.get_logger("fairlead.api")
 SESSION_COOKIES = ("avi-sessionid", "sessionid")
 """Both hold the session's secret: clients of the public object model know it by either name."""
 _NOT_FOUND = frozenset(("FL-NODE-UNKNOWN", "FL-OBJECT-UNKNOWN", "FL-SERVICE-UNKNOWN", "FL-TENANT", "FL-TOKEN-UNKNOWN",
-                        "FL-USER-UNKNOWN"))
-_STATUS = {"FL-OBJECT-EXISTS": 409, "FL-OBJECT-REFERRED": 409, "FL-OBJECT-STALE": 412, "FL-USER-EXISTS": 409,
-           "FL-SERVICE-EXISTS": 409, "FL-LOGIN": 401, "FL-LOGIN-LOCKED": 401, "FL-PERMISSION": 403, "FL-ORIGIN": 403,
-           "FL-LOGIN-BUSY": 429, "FL-STORE": 503, "FL-ETCD-SPACE": 503}
+                        "FL-USER-KEY-UNKNOWN", "FL-USER-UNKNOWN"))
+_STATUS = {"FL-SSH-ALGORITHM": 400, "FL-LOGIN": 401, "FL-LOGIN-LOCKED": 401, "FL-ORIGIN": 403, "FL-PERMISSION": 403,
+           "FL-OBJECT-EXISTS": 409, "FL-OBJECT-REFERRED": 409, "FL-SERVICE-EXISTS": 409, "FL-USER-EXISTS": 409,
+           "FL-OBJECT-STALE": 412, "FL-LOGIN-BUSY": 429, "FL-STORE": 503, "FL-ETCD-SPACE": 503}
 _MOST_SECRETS = 4
+_IN_SESSION = ("cookie", "x-csrftoken")
 _READING = frozenset(("GET", "HEAD"))
 
 
@@ -63,6 +66,8 @@ class Permission:
         if uid not in (0, os.geteuid()):
             raise Refused("FL-PERMISSION", f"user id {uid} may not operate this node",
                           "become root or the daemon's own user")
+        if any(name in request.headers for name in _IN_SESSION):
+            return await self._from_afar(request)
         return "root" if uid == 0 else f"uid {uid}"
 
     async def _from_afar(self, request: Request) -> str:

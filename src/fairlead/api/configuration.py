@@ -13,8 +13,11 @@ from typing import Annotated, Any, Literal, Protocol
 from pydantic import Field, create_model
 
 from fairlead.base.errors import Refused
+from fairlead.base.networks import NOWHERE, Network, Networks
 from fairlead.objects.model import Computed, Fixed, Item, Kind, Model, Ref, Secret, Since
 from fairlead.objects.shelf import Built, Shelved
+from fairlead.transport.options import Algorithms
+from fairlead.transport.rules import SshRules, check_ssh_algorithms
 
 CERTIFICATE = "sslkeyandcertificate"
 PORTAL_CERTIFICATE = f"{CERTIFICATE}-system-default-portal-cert"
@@ -55,17 +58,17 @@ class IpAddrMatch(Model):
     ranges: list[IpAddrRange] = Field(default_factory=list, max_length=256)
     group_refs: Annotated[list[str] | None, _NOT_BUILT] = None
 
-    def networks(self) -> list[str]:
+    def networks(self) -> Networks:
         """Them all. Raises Refused FL-OBJECT-FIELD for what is no address."""
         try:
-            found = [ip_network(one.addr) for one in self.addrs]
+            found: list[Network] = [ip_network(one.addr) for one in self.addrs]
             found += [ip_network(f"{one.ip_addr.addr}/{one.mask}", strict=False) for one in self.prefixes]
             for one in self.ranges:
                 begin, end = ip_address(one.begin.addr), ip_address(one.end.addr)
                 found += summarize_address_range(begin, end)
         except (ValueError, TypeError) as error:
             raise Refused("FL-OBJECT-FIELD", f"an address that is none: {error}", "use IP addresses") from None
-        return [str(network) for network in found]
+        return Networks(self.match_criteria, tuple(found))
 
 
 class MgmtIpAccessControl(Model):
@@ -145,6 +148,26 @@ class SystemConfiguration(Model):
     ssh_ciphers: list[str] = Field(default_factory=list, max_length=32)
     ssh_hmacs: list[str] = Field(default_factory=list, max_length=32)
     welcome_workflow_complete: Annotated[bool, Since("18.2.3")] = True
+
+    @property
+    def api_networks(self) -> Networks | None:
+        """From where the API is used; None: from everywhere."""
+        match = self.mgmt_ip_access_control.api_access if self.mgmt_ip_access_control else None
+        return match.networks() if match is not None else None
+
+    def algorithms(self) -> Algorithms:
+        """What SSH offers. Raises OperatorError FL-SSH-ALGORITHM for what is outside of the safe set."""
+        return check_ssh_algorithms(self.ssh_ciphers, self.ssh_hmacs, _names(self.kex_algorithm_exclude),
+                                    _names(self.host_key_algorithm_exclude))
+
+    @property
+    def ssh_rules(self) -> SshRules:
+        """What holds for people over SSH, and for the port."""
+        match = self.mgmt_ip_access_control.ssh_access if self.mgmt_ip_access_control else None
+        networks = match.networks() if match is not None else None
+        if self.portal_configuration.disable_remote_cli_shell:
+            networks = NOWHERE
+        return SshRules(networks, self.linux_configuration.banner, self.algorithms())
 
 
 _ELSEWHERE = """
@@ -254,6 +277,7 @@ class Configured:
         for match in ((access.api_access, access.ssh_access) if (access := after.mgmt_ip_access_control) else ()):
             if match is not None:
                 match.networks()
+        after.algorithms()
         await self.presenting.check(before, after, by)
         made = await self.shelved.exchange(old, replace(old, value=after), by, details=_told(before, after))
         await self.presenting.settle(after, by)
@@ -262,6 +286,10 @@ class Configured:
     async def remove(self, old: Item, by: str) -> None:  # noqa: ARG002
         """It stays."""
         raise Refused("FL-API-METHOD", "Method 'DELETE' not allowed")
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _whole(value: Model) -> SystemConfiguration:

@@ -20,6 +20,7 @@ from fairlead.base.version import installed
 from fairlead.cli import output
 from fairlead.cli.options import State, control, folder, read
 from fairlead.cli.options import password as password_in
+from fairlead.cli.program import VISITOR
 
 AVICNTRL, AUTHTOKEN, CLUSTER = "AVICNTRL", "AVICNTRL_AUTHTOKEN", "AVICNTRL_CLUSTERUUID"
 STOP_S = 10.0
@@ -120,7 +121,7 @@ def controller_run(context: typer.Context, state: State = None) -> None:
     files.check_private_folder(where)
     refuse_role(where, "controller")
     logs.start(_name(where), daemon.load_settings(where).log_level)
-    finish(daemon.run(where, installed(), SystemClock()), fast=True)
+    finish(daemon.run(where, installed(), SystemClock(), VISITOR), fast=True)
 
 
 def controller_destroy(

@@ -26,7 +26,7 @@ def application() -> typer.Typer:
     @app.callback()
     def root(context: typer.Context, state: Annotated[Path | None, typer.Option(
             "--state", envvar=STATE_VARIABLE, help=f"The node's state folder; else {DEFAULT_STATE}.")] = None) -> None:
-        context.obj = state
+        context.obj = context.obj or state  # a visitor's way to the API (`visitor`) is no folder
 
     daemons.register(app)
     operate.register(app)
@@ -38,7 +38,7 @@ def application() -> typer.Typer:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one command and exit."""
-    _leave_no_core()
+    leave_no_core()
     try:
         application()(args=arguments, prog_name="fairlead")  # usage errors: exit code 2
     except FairleadError as error:
@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(1)
 
 
-def _leave_no_core() -> None:
+def leave_no_core() -> None:
     """Keys and tokens are in this process's memory: no file and no collector gets a copy of it.
 
     Not 0: that keeps files away, but no program that cores are piped to (core(5)). At 1 Linux starts none, for that is

@@ -95,16 +95,15 @@ def hosts(context: typer.Context, state: State = None,
           install: Annotated[bool, typer.Option("--install", help="Write a marked block into /etc/hosts.")] = False,
           json: Json = False) -> None:
     """Where this node finds whom, as lines of a hosts file."""
-    where = folder(context, state)
     try:
         rows = client(context, state).get("/api/hosts")["results"]
     except OperatorError as error:
         if error.code != "FL-DAEMON-DOWN":
             raise
-        rows = _last_hosts(where, error)
+        rows = _last_hosts(folder(context, state), error)
     lines = "".join(f"{row['address']}  {row['full_name']} {row['name']}\n" for row in rows)
     if install:
-        hosts_file.install(lines, str(where))
+        hosts_file.install(lines, str(folder(context, state)))
         output.say(f"wrote {len(rows)} names into {hosts_file.SYSTEM}")
     elif json:
         output.as_json(rows)

@@ -1,11 +1,12 @@
 """Options that many commands share."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fairlead.base.errors import OperatorError
+from fairlead.base.errors import OperatorError, Refused
 
 if TYPE_CHECKING:
     from fairlead.client.api import Api
@@ -23,16 +24,24 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 def folder(context: typer.Context, state: Path | None) -> Path:
     """The state folder that a command means: its own option, else the one before the command, else the default."""
-    if state is not None:
-        return state.absolute()
     root = context.find_root().obj
-    return (root if isinstance(root, Path) else DEFAULT_STATE).absolute()
+    if not (root is None or isinstance(root, Path)):
+        raise Refused("FL-SSH-COMMAND", "files of this machine are not for who comes in over SSH",
+                      "use the Controller's own console")
+    return (state or root or DEFAULT_STATE).absolute()
 
 
 def client(context: typer.Context, state: Path | None) -> "Api":
-    """The way to the daemon in that folder; where none is named and none runs, to the one of `fairlead login`."""
+    """The way to the daemon in that folder; where none is named and none runs, to the one of `fairlead login`.
+
+    For a visitor over SSH, his own and no other.
+    """
+    from fairlead.client.api import Api
+    root = context.find_root().obj
+    if isinstance(root, Api):
+        return root
     where = folder(context, state)
-    if state is None and context.find_root().obj is None and not _runs(where):
+    if state is None and root is None and not _runs(where):
         from fairlead.client import afar
         if found := afar.load(afar.place()):
             return afar.Afar(found)
@@ -67,6 +76,8 @@ def read(path: str, what: str, most: int) -> bytes:
 
 def password(path: str) -> str:
     """The password in a file, or on standard input for ``-``. Raises OperatorError FL-FILE."""
+    if path == "-" and sys.stdin.isatty():
+        return str(typer.prompt("Password", hide_input=True, err=True))
     return read(path, "password file", 4096).decode(errors="replace").rstrip("\r\n")
 
 

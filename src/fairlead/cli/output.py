@@ -1,7 +1,7 @@
 """What the command line prints: aligned tables and JSON on standard output, everything else on standard error.
 
-Colour and width come from the terminal; into a pipe there is no colour and no line is cut. What draws tables is
-imported when one is drawn.
+Colour comes from the terminal; into a pipe there is none. No line is cut: a terminal wraps what is too long for it, and
+columns that are made to fit lose names. What draws tables is imported when one is drawn.
 """
 
 import json
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-_PIPE_WIDTH = 4096
+_WIDTH = 4096
 _COLOURS = {"up": "green", "leader": "green", "redeemed": "green", "open": "green", "late": "yellow",
             "connecting": "yellow", "joining": "yellow", "reserved": "yellow", "headless": "yellow", "down": "red",
             "frozen": "red", "removed": "red", "revoked": "red"}
@@ -24,7 +24,7 @@ _COLOURS = {"up": "green", "leader": "green", "redeemed": "green", "open": "gree
 def _console(*, error: bool = False) -> "Console":
     from rich.console import Console
     stream = sys.stderr if error else sys.stdout
-    return Console(file=stream, highlight=False, soft_wrap=True, width=None if stream.isatty() else _PIPE_WIDTH)
+    return Console(file=stream, highlight=False, soft_wrap=True, width=_WIDTH)
 
 
 def as_json(value: Any) -> None:

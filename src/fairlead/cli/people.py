@@ -14,7 +14,9 @@ from fairlead.cli.options import Json, State, client, read
 from fairlead.cli.options import password as password_in
 
 COLUMNS = ("name", "role")
+KEY_COLUMNS = ("fingerprint", "comment", "added")
 MOST_CA = 64 * 1024
+MOST_KEY = 16 * 1024
 
 PasswordFile = Annotated[str | None, typer.Option(
     "--password-file", metavar="F", help="Read the password from this file (or -).")]
@@ -30,6 +32,11 @@ def register(app: typer.Typer) -> None:
                                                 "remove": remove}
     for name, function in commands.items():
         users.command(name)(function)
+    keys = typer.Typer(no_args_is_help=True, help="SSH keys with which somebody proves who he is.")
+    of_keys: dict[str, Callable[..., None]] = {"add": key_add, "list": key_list, "remove": key_remove}
+    for name, function in of_keys.items():
+        keys.command(name)(function)
+    users.add_typer(keys, name="key")
     app.add_typer(users, name="user")
 
 
@@ -96,6 +103,35 @@ def remove(context: typer.Context, name: str, state: State = None) -> None:
     """Let somebody log in no longer; all sessions of that name end."""
     client(context, state).delete(f"/api/user/{_part(name)}")
     output.say(f"{name} may log in no longer")
+
+
+def key_add(context: typer.Context, name: str,
+            file: Annotated[str, typer.Argument(help="The .pub file of an ed25519 key, or - for standard input.")],
+            comment: Annotated[str | None, typer.Option(help="In place of the one that the key has.")] = None,
+            state: State = None) -> None:
+    """Let somebody log in over SSH with a key: `ssh admin@CONTROLLER`. Other accounts than admin use `ssh cli@`."""
+    line = read(file, "public key", MOST_KEY).decode(errors="replace").strip()
+    if "PRIVATE KEY" in line:
+        raise OperatorError("FL-USER-KEY", f"{file} is a private key", "give the .pub file beside it")
+    made = client(context, state).post(f"/api/user/{_part(name)}/key", {"key": line[:MOST_KEY], "comment": comment})
+    output.say(f"{name} has the key {made['fingerprint']}")
+    if name != "admin":
+        output.say("  over SSH only admin logs in with a key; others: ssh cli@CONTROLLER, with name and password")
+
+
+def key_list(context: typer.Context, name: str, state: State = None, json: Json = False) -> None:
+    """Somebody's keys."""
+    rows: list[dict[str, Any]] = client(context, state).get(f"/api/user/{_part(name)}/key")["results"]
+    if json:
+        output.as_json(rows)
+    else:
+        output.table(rows, KEY_COLUMNS, "no keys")
+
+
+def key_remove(context: typer.Context, name: str, fingerprint: str, state: State = None) -> None:
+    """Take a key away; what is open with it ends."""
+    client(context, state).delete(f"/api/user/{_part(name)}/key/{_part(fingerprint)}")
+    output.say(f"{name} has that key no longer")
 
 
 def _chosen(file: str | None) -> str:

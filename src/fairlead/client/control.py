@@ -22,6 +22,7 @@ class ControlClient(Api):
     def __init__(self, state: Path, timeout: float = 60.0) -> None:
         self._state = state
         self._timeout = timeout
+        self._headers: dict[str, str] = {}
 
     def _send(self, method: str, path: str, **sent: Any) -> Any:
         try:
@@ -35,7 +36,7 @@ class ControlClient(Api):
                                              verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
             with httpx2.Client(transport=transport, base_url="http://fairlead", trust_env=False,
                                timeout=self._timeout) as client:
-                response = client.request(method, path, headers=HEADERS, **sent)
+                response = client.request(method, path, headers=HEADERS | self._headers, **sent)
         except httpx2.ConnectError as error:
             raise self._down(error) from error
         except httpx2.TransportError as error:
@@ -59,6 +60,14 @@ class ControlClient(Api):
     def _not_ours(self) -> OperatorError:
         return OperatorError("FL-STATE-OWNER", f"the state folder {self._state} is not this user's",
                              "run the command as the folder's owner")
+
+
+class InSession(ControlClient):
+    """The same in somebody's session: the daemon lets it do what that person may, whoever's process this is."""
+
+    def __init__(self, state: Path, session: str, csrf: str) -> None:
+        super().__init__(state)
+        self._headers = {"cookie": f"sessionid={session}", "x-csrftoken": csrf}
 
 
 def _errno(error: BaseException | None) -> int | None:

@@ -7,7 +7,6 @@ from typing import Any
 from fastapi import APIRouter, FastAPI
 
 from fairlead.api import (
-    access,
     accounts,
     audit,
     backup,
@@ -16,6 +15,7 @@ from fairlead.api import (
     configuration,
     enrolment,
     fleet,
+    keys,
     later,
     mesh,
     nodes,
@@ -32,7 +32,6 @@ from fairlead.api.certificates import Certificates
 from fairlead.api.configuration import (
     Configured,
     ControllerProperties,
-    MgmtIpAccessControl,
     Presenting,
     SystemConfiguration,
 )
@@ -43,6 +42,8 @@ from fairlead.controller.signing import Signing
 from fairlead.objects.catalogue import Catalogue
 from fairlead.objects.model import Kind
 from fairlead.objects.shelf import Journal, Records, Shelf, Shelved
+from fairlead.transport.rules import SshRules
+from fairlead.users.keys import UserKeys
 from fairlead.users.people import People
 
 PUBLIC = system.PUBLIC | session.PUBLIC | cluster.PUBLIC
@@ -61,10 +62,14 @@ class Settings:
         found: SystemConfiguration = self._one(configuration.SYSTEM, SystemConfiguration)
         return found
 
-    @property
-    def access(self) -> MgmtIpAccessControl:
-        """From where people may come."""
-        return self.system.mgmt_ip_access_control or MgmtIpAccessControl()
+    def admits(self, source: str | None) -> bool:
+        """Whether somebody at that address may use the API; None: a process of this machine."""
+        networks = self.system.api_networks
+        return source is None or networks is None or networks.hold(source)
+
+    def ssh_rules(self) -> SshRules:
+        """What holds for people over SSH, and for the port."""
+        return self.system.ssh_rules
 
     @property
     def properties(self) -> Any:
@@ -101,6 +106,7 @@ class Parts:
     operations: Operations
     desk: Desk
     people: People
+    keys: UserKeys
     presenting: Presenting
     backups: Saving
     stop: Callable[[], None]
@@ -110,7 +116,7 @@ def application(parts: Parts) -> FastAPI:
     """The application behind 443 and the control socket."""
     settings = Settings(parts.shelf)
     return build(routers(parts), version=parts.version, public=PUBLIC, people=parts.people,
-                 admits=lambda source: access.allows(settings.access.api_access, source))
+                 admits=settings.admits)
 
 
 def certificates_of(shelf: Shelf, signing: Signing, catalogue: Catalogue) -> Certificates:
@@ -141,7 +147,7 @@ def routers(parts: Parts) -> Sequence[APIRouter]:
     return [
         system.routes(operations, parts.version), system.stopping(parts.stop), session.routes(people, welcoming(
             catalogue, system.public_version(parts.version), lambda: int(settings.properties.api_idle_timeout))),
-        users.routes(people), enrolment.routes(desk, operations), nodes.reading(operations),
+        users.routes(people), keys.routes(parts.keys), enrolment.routes(desk, operations), nodes.reading(operations),
         nodes.writing(operations, operations), services.reading(operations), services.writing(operations),
         mesh.routes(operations), audit.routes(operations), backup.routes(parts.backups),
         cluster.routes(operations, operations, system.public_version(parts.version)),

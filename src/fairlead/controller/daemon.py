@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,6 +31,7 @@ from fairlead.controller.application import Parts, Settings, application, certif
 from fairlead.controller.arrival import Arrival
 from fairlead.controller.backup import Backups
 from fairlead.controller.cluster import Cluster
+from fairlead.controller.commands import Commands
 from fairlead.controller.desk import Desk
 from fairlead.controller.initialise import MIN_VERSION, STORE
 from fairlead.controller.mesh import Mesh
@@ -63,8 +64,10 @@ from fairlead.transport.options import Keepalive, check_asyncssh
 from fairlead.transport.peer import Peer
 from fairlead.transport.server import listen
 from fairlead.transport.way import Way, choose
+from fairlead.users.keys import UserKeys
 from fairlead.users.passwords import Passwords
 from fairlead.users.people import People
+from fairlead.users.reception import Reception
 from fairlead.users.sessions import Sessions
 
 DRAIN_S = 3.0
@@ -119,8 +122,11 @@ class Doors:
             sock.close()
 
 
-async def run(state: Path, version: str, clock: Clock) -> None:
-    """Run the Controller in *state* until it is told to stop. Raises FairleadError when it cannot start."""
+async def run(state: Path, version: str, clock: Clock, visitor: Sequence[str]) -> None:
+    """Run the Controller in *state* until it is told to stop. Raises FairleadError when it cannot start.
+
+    *visitor*: the program that does what people ask for over SSH (`controller.commands`).
+    """
     descriptors.take_all()
     files.check_private_folder(state)
     settings, trust, note = load_settings(state), load_trust(state), notes.load(state)
@@ -136,7 +142,7 @@ async def run(state: Path, version: str, clock: Clock) -> None:
         sqlite = SQLiteStore.open(state / STORE, clock) if note is None else None
         try:
             with contextlib.closing(choose(os.environ)) as way:
-                await _Controller(state, version, clock, settings, trust, *keys, note, sqlite, way).run(doors)
+                await _Controller(state, version, clock, settings, trust, *keys, note, sqlite, way, visitor).run(doors)
         finally:
             if sqlite is not None:
                 await sqlite.close()
@@ -166,6 +172,7 @@ class _Controller:
     note: Note | None
     sqlite: SQLiteStore | None
     way: Way
+    visitor: Sequence[str]
     problems: dict[str, str] = field(default_factory=dict)
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     moved: asyncio.Event = field(default_factory=asyncio.Event)
@@ -211,16 +218,20 @@ class _Controller:
                 problems=lambda: [*self.problems.values(), *self._presenting_problems(), *descriptors.problems(),
                                   *mesh.problems, *cluster.problems])
             people = People(store, audit, passwords, Sessions(store), self.refusals)
+            keys = UserKeys(store, audit)
             shelf = shelf_for(store, audit, str(trust.cluster_uuid))
+            settings = Settings(shelf)
+            reception = Reception(people, keys, settings.ssh_rules, Commands(self.visitor, self.state).serve)
             catalogue = Catalogue()
             certificates = certificates_of(shelf, cluster.signing, catalogue)
             presentation = Presentation(self.state, trust, lambda: self.settings.endpoint, clock, cluster.signing,
-                                        Settings(shelf), mesh.directory, desk, certificates)
+                                        settings, mesh.directory, desk, certificates)
             self.presentation = presentation
             shelf.listen(self.moved.set)
             app = application(Parts(
-                self.version, shelf, catalogue, certificates, cluster.signing, operations, desk, people, presentation,
-                Backups(store, audit, cluster.signing, trust, self.host_key, self.user_key), self.stop.set))
+                self.version, shelf, catalogue, certificates, cluster.signing, operations, desk, people, keys,
+                presentation, Backups(store, audit, cluster.signing, trust, self.host_key, self.user_key),
+                self.stop.set))
 
             tasks: list[asyncio.Task[None]] = []
 
@@ -250,7 +261,7 @@ class _Controller:
                       links=mesh.supervisor.watch(), repair=mesh.listeners.repair())
                 ssh = await listen(doors.ssh, host_key=self.host_key, door=mesh.sessions, clock=clock,
                                    admission=Admission(1024, 128, patience_s=5.0),
-                                   keepalive=Keepalive(self.settings.keepalive_s), way=self.way)
+                                   keepalive=Keepalive(self.settings.keepalive_s), way=self.way, reception=reception)
                 if self.sqlite is not None:
                     await arrive()
                 self.https.append(await serve(app, [doors.control], presented=None, limits=API_LIMITS,
@@ -265,6 +276,7 @@ class _Controller:
                 notify("STOPPING=1")
                 log.info("controller.stopping")
                 await ssh.close()
+                await reception.close()
                 await self._write_down(store, audit)
                 for task in tasks:
                     task.cancel()

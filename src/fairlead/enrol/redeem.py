@@ -87,6 +87,7 @@ from fairlead.store.protocol import (
     Unchanged,
     mark_value,
 )
+from fairlead.users.keys import USER_KEYS
 
 TOKENS = "enrol/token/"
 LIVE = "enrol/live/"
@@ -392,9 +393,10 @@ class Enrolment:
         else:
             compare += await self._name_for_unbound(claim.node)
         for key in (claim.host_key, claim.user_key):
-            if await self._store.get(KEYS + key.fingerprint) is not None:
+            if await self._store.get(KEYS + key.fingerprint) is not None or (
+                    await self._store.get(USER_KEYS + key.fingerprint) is not None):  # a person's
                 raise _used_key(key)
-            compare.append(Absent(KEYS + key.fingerprint))
+            compare += [Absent(KEYS + key.fingerprint), Absent(USER_KEYS + key.fingerprint)]
         free = self._directory.free_address(claim.role, now)
         if free is None:
             raise Refused("FL-JOIN-POOL", "no internal address is free", "remove nodes that are gone")

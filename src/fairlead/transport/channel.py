@@ -52,8 +52,11 @@ class Channel:
             self._channel.resume_reading()
         return came
 
-    async def send(self, data: bytes) -> None:
-        """Send *data*; waits while the far side does not read. Raises Refused FL-STREAM-LOST."""
+    async def send(self, data: bytes, kind: int | None = None) -> None:
+        """Send *data*; waits while the far side does not read. Raises Refused FL-STREAM-LOST.
+
+        *kind*: of extended data (RFC 4254 section 5.2), for this room.
+        """
         async with self._turn:
             for start in range(0, len(data), MOST_PACKET):
                 while not self._writable:
@@ -62,14 +65,24 @@ class Channel:
                 if self._closed.is_set():
                     raise lost()
                 try:
-                    self._channel.write(data[start:start + MOST_PACKET])
+                    self._channel.write(data[start:start + MOST_PACKET], kind)
                 except OSError as error:
                     raise lost() from error
+
+    @property
+    def open(self) -> bool:
+        """Whether anything can still be sent."""
+        return not self._closed.is_set()
 
     def close(self) -> None:
         """End both directions; what was sent is still delivered."""
         if self._channel:
             self._channel.close()
+
+    def exit(self, status: int) -> None:
+        """End both directions and say how what served them has ended; for the end that serves."""
+        if self._channel and not self._closed.is_set():
+            self._channel.exit(status)
 
     async def wait_closed(self) -> None:
         """Wait until nothing moves any more."""

@@ -130,7 +130,7 @@ class Guarded(SSHConnection):
         self.meter = Meter()
         self.full = False
         self.senders: set[Sender] = set()
-        self.handlers: set[asyncio.Task[None]] = set()
+        self.handlers: set[asyncio.Task[Any]] = set()
         self._max_recv_pktlen = MOST_EARLY_PACKET
         self._signs: list[asyncio.Future[Any]] = []
         """Of life, that the peer was asked for and has not given."""

@@ -32,6 +32,8 @@ SOFTWARE = "fairlead"
 
 LOGIN_TIMEOUT = 15.0
 """Seconds from the first byte to a proven key."""
+TYPING_TIMEOUT = 60.0
+"""The same where people log in, for whoever has exchanged keys and begun: a person reads and types."""
 PENDING_LIFETIME = 15.0
 """Seconds in all for a node that may only commit."""
 CONNECT_TIMEOUT = 10.0
@@ -40,6 +42,10 @@ OPEN_TIMEOUT = 15.0
 """Seconds that a peer has to answer a request to open a channel; more than `CONNECT_TIMEOUT`, which it spends."""
 MOST_ATTEMPTS = 10
 """Refused authentication requests in one connection (sshd's MaxAuthTries is 6)."""
+MOST_PASSWORDS = 6
+"""Passwords that are compared in one connection."""
+MOST_REQUESTS = 4 * MOST_ATTEMPTS
+"""Authentication requests in one connection, whether they were answered or another one came first."""
 MOST_CHANNELS = 1024
 """Channels in one connection."""
 MOST_REVERSES = 1024
@@ -67,6 +73,15 @@ MOST_DEFERRED = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
+class Algorithms:
+    """What is offered, in order; all of it unless somebody said otherwise (`rules`)."""
+
+    key_exchanges: tuple[str, ...] = KEY_EXCHANGES
+    ciphers: tuple[str, ...] = CIPHERS
+    macs: tuple[str, ...] = MACS
+
+
+@dataclass(frozen=True, slots=True)
 class Keepalive:
     """A peer that is silent for *missed* (at least 2) times *interval_s* seconds is dead."""
 
@@ -74,21 +89,22 @@ class Keepalive:
     missed: int = 3
 
 
-def server_options(server_factory: Callable[[], asyncssh.SSHServer], host_key: PrivateKey,
-                   keepalive: Keepalive) -> asyncssh.SSHServerConnectionOptions:
-    """Everything that asyncssh needs to know to serve."""
+def server_options(server_factory: Callable[[], asyncssh.SSHServer], host_key: PrivateKey, keepalive: Keepalive, *,
+                   people: bool = False, algorithms: Algorithms | None = None,
+                   ) -> asyncssh.SSHServerConnectionOptions:
+    """Everything that asyncssh needs to know to serve; *people*: whether they log in here, too."""
     _silence()
     return asyncssh.SSHServerConnectionOptions(
         server_factory=server_factory, server_version=SOFTWARE, config=None,
         server_host_keys=[asyncssh.import_private_key(host_key.openssh())], server_host_certs=(),
         send_server_host_keys=False, known_client_hosts=None, authorized_client_keys=None,
-        public_key_auth=True, password_auth=False, kbdint_auth=False, host_based_auth=False,
+        public_key_auth=True, password_auth=people, kbdint_auth=people, host_based_auth=False,
         gss_host=None, gss_kex=False, gss_auth=False, x509_trusted_certs=None, x509_trusted_cert_paths=(),
         allow_pty=False, line_editor=False, x11_forwarding=False, agent_forwarding=False, rdns_lookup=False,
         process_factory=None, session_factory=None, sftp_factory=None, allow_scp=False,
         tunnel=None, proxy_command=None, encoding=None, window=WINDOW, max_pktsize=MOST_PACKET,
         login_timeout=LOGIN_TIMEOUT, keepalive_interval=keepalive.interval_s,
-        keepalive_count_max=_count_max(keepalive), **_algorithms())
+        keepalive_count_max=_count_max(keepalive), **_algorithms(algorithms))
 
 
 def client_options(client_factory: Callable[[], asyncssh.SSHClient], user: str, key: PrivateKey,
@@ -138,7 +154,9 @@ _OVERRIDDEN: dict[type, tuple[str, ...]] = {
     SSHConnection: ("send_newkeys", "data_received", "pause_writing", "resume_writing", "connection_made",
                     "_update_recv_pktlen", "_make_global_request", "send_channel_open_failure", "disconnect",
                     "log_sent_packet", "log_received_packet"),
-    asyncssh.SSHServerConnection: ("reload_config", "validate_public_key", "send_userauth_failure"),
+    asyncssh.SSHServerConnection: ("reload_config", "validate_public_key", "send_userauth_failure", "validate_password",
+                                   "change_password", "get_kbdint_challenge", "validate_kbdint_response",
+                                   "_process_userauth_request", "_cancel_login_timer"),
     asyncssh.SSHClientConnection: ("validate_server_host_key", "try_next_auth", "public_key_auth_requested"),
     asyncssh.SSHServerChannel: ("_service_next_request", "_report_response", "process_open"),
     asyncssh.SSHClientChannel: ("create", "process_open_confirmation"),
@@ -148,8 +166,10 @@ _READ = ("_strict_kex", "_kex", "_channels", "_transport", "_max_recv_pktlen", "
          "_request_queue")
 
 
-def _algorithms() -> dict[str, object]:
-    return {"kex_algs": list(KEY_EXCHANGES), "encryption_algs": list(CIPHERS), "mac_algs": list(MACS),
+def _algorithms(chosen: Algorithms | None = None) -> dict[str, object]:
+    offered = chosen or Algorithms()
+    return {"kex_algs": list(offered.key_exchanges), "encryption_algs": list(offered.ciphers),
+            "mac_algs": list(offered.macs),
             "compression_algs": list(COMPRESSION), "signature_algs": list(SIGNATURES)}
 
 

@@ -21,6 +21,7 @@ from fairlead.store.protocol import (
     Unchanged,
 )
 from fairlead.users.accounts import USERS, Account, account, check_password, check_user_name, decode, encode
+from fairlead.users.keys import keys_of
 from fairlead.users.lockout import Lockout
 from fairlead.users.passwords import Passwords
 from fairlead.users.roles import Person, Role
@@ -131,14 +132,15 @@ class People:
         for _ in range(TRIES):
             _, record = await self._read(name)
             compare = [Unchanged(record.key, record.revision), *await self._another_admin(name)]
-            if await self._change(compare, [Delete(record.key)], Entry("user.removed", name, by, {})):
+            keys = [Delete(key.key) for key in await keys_of(self._store, name)]
+            if await self._change(compare, [Delete(record.key), *keys], Entry("user.removed", name, by, {})):
                 return
         raise _busy()
 
-    async def log_in(self, name: str, password: str, source: str) -> tuple[Account, str]:
+    async def log_in(self, name: str, password: str, source: str, via: str = "") -> tuple[Account, str]:
         """The account, and the secret of a new session. Raises Refused FL-LOGIN, FL-LOGIN-LOCKED, FL-LOGIN-BUSY.
 
-        *source*: the address that it comes from.
+        *source*: the address that it comes from. *via*: by which door, for the record.
         """
         network = network_of(source)
         await self._check_open(name, network, source)
@@ -150,9 +152,22 @@ class People:
             raise Refused("FL-LOGIN", "Invalid credentials", "check the name and the password")
         await self._check_open(name, network, source)  # many guesses at once are no more than one after the other
         self._lockout.succeeded(name, network)
-        secret = await self._sessions.open(found)
-        await self._audit.append_with([], [], [Entry("user.login", name, name, {"source": source})])
-        return found, secret
+        return found, await self._open(found, {"source": source} | ({"via": via} if via else {}))
+
+    async def let_in(self, name: str, fingerprint: str, source: str, via: str) -> tuple[Account, str]:
+        """The same for somebody who has proven his key with that *fingerprint*. Raises Refused FL-USER-UNKNOWN."""
+        found = await self.named(name)
+        return found, await self._open(found, {"source": source, "via": via, "key": fingerprint})
+
+    async def resist(self, password: str, source: str) -> None:
+        """Refuse *password* for a name that has none: it costs what a wrong one does. Raises Refused FL-LOGIN-BUSY."""
+        await self._store.get(USERS)  # nobody's
+        await self._passwords.fits(None, password)
+        await self._count(source, "FL-LOGIN")
+
+    def is_locked(self, name: str, source: str) -> bool:
+        """Whether *name* is closed to the network of the address *source*, because of wrong passwords."""
+        return self._lockout.left(name, network_of(source)) > 0
 
     async def log_out(self, secrets: Sequence[str]) -> None:
         """End these sessions."""
@@ -165,6 +180,11 @@ class People:
             if found := await self._sessions.find(secret):
                 return Person(found.name, found.role, csrf_of(secret))
         return None
+
+    async def _open(self, account: Account, how: dict[str, str]) -> str:
+        secret = await self._sessions.open(account)
+        await self._audit.append_with([], [], [Entry("user.login", account.name, account.name, how)])
+        return secret
 
     async def _check_open(self, name: str, network: str, source: str) -> None:
         if left := self._lockout.left(name, network):

@@ -1,5 +1,6 @@
 """Behind 443: who logs in, what a session's role permits, and what another page's requests come to."""
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from fairlead.api.welcome import welcoming
 from fairlead.base.errors import Refused
 from fairlead.objects.catalogue import Catalogue
 from fairlead.users.accounts import Account
-from fairlead.users.roles import Person, Role
+from fairlead.users.roles import Person, Role, permits
 from fairlead.users.sessions import csrf_of
 from tests.unit.controller.everything import Everything
 
@@ -60,14 +61,39 @@ def app(people: People) -> FastAPI:
     return build(served(people), version="1", public=system.PUBLIC | session.PUBLIC, people=people)
 
 
-def afar(app: FastAPI, secret: str = "", **headers: str) -> httpx2.AsyncClient:
-    """A client behind 443, in the session *secret*."""
+def afar(app: FastAPI, secret: str = "", uid: int | None = None, /, **headers: str) -> httpx2.AsyncClient:
+    """A client behind 443, or with a *uid* on the control socket, in the session *secret*."""
     async def entered(scope: Any, receive: Any, send: Any) -> None:
-        await app({**scope, "extensions": {"fairlead": {"peer_uid": None, "source": "192.0.2.7"}}}, receive, send)
+        await app({**scope, "extensions": {"fairlead": {"peer_uid": uid, "source": "192.0.2.7"}}}, receive, send)
 
     known = {"cookie": f"sessionid={secret}", "x-csrftoken": csrf_of(secret)} if secret else {}
     return httpx2.AsyncClient(transport=httpx2.ASGITransport(app=entered), base_url="https://ctl-1",
                               headers=known | headers)
+
+
+@pytest.mark.parametrize("uid", [0, os.geteuid()])
+async def test_on_the_control_socket_a_session_is_all_that_its_request_may(app: FastAPI, people: People,
+                                                                           uid: int) -> None:
+    """The command of somebody who came in over SSH runs as the daemon's user, and has none of that user's rights."""
+    for secret, role in SECRETS.items():
+        async with afar(app, secret, uid) as client:
+            for method, path, permission in (("GET", "/api/node", "node:read"), ("DELETE", "/api/node/x", "node:write"),
+                                             ("PUT", "/api/user/x/role", "user:write")):
+                code = (await client.request(method, path, json={"role": "viewer"})).json()["code"]
+                assert code == ("FL-TEST" if permits(role, permission) else "FL-PERMISSION")
+    shown: list[dict[str, str]] = [
+        {"cookie": "sessionid=ended"}, {"cookie": "sessionid="}, {"cookie": ""}, {"x-csrftoken": ""}, {"cookie": "x=y"},
+        {"Cookie": 'avi-sessionid="s-nobody"'}, {"x-csrftoken": csrf_of("s-admin")}]
+    for headers in shown:
+        async with afar(app, "", uid) as client:
+            answer = await client.get("/api/node", headers=headers)
+            assert (answer.status_code, answer.json()["code"]) == (401, "FL-LOGIN"), headers
+    async with afar(app, "s-admin", uid, **{"x-csrftoken": "other"}) as client:
+        assert (await client.delete("/api/node/x")).status_code == 401
+    async with afar(app, "s-admin", os.geteuid() + 4711) as client:
+        assert (await client.get("/api/node")).json()["code"] == "FL-PERMISSION", "the socket is not for everybody"
+    async with afar(app, "", uid) as client:
+        assert (await client.get("/api/node")).json()["code"] == "FL-TEST", "who operates the machine shows none"
 
 
 async def test_a_write_needs_the_token_of_its_own_session(app: FastAPI) -> None:

@@ -1,5 +1,6 @@
 """Every route of a Controller's API, by hand: what it needs, and that it is closed to whoever does not have it."""
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -33,6 +34,9 @@ OWN = {
     "POST /api/stop": "daemon:stop", "GET /api/token": "token:read", "GET /api/token/{token_id}": "token:read",
     "DELETE /api/token/{token_id}": "token:write", "GET /api/tunnel": "tunnel:read",
     "PUT /api/user/{name}/password": "user:write", "PUT /api/user/{name}/role": "user:write",
+    "GET /api/user/{name}/key": "user:read", "POST /api/user/{name}/key": "user:write",
+    "DELETE /api/user/{name}/key/{fingerprint:path}": "user:write", "GET /api/useraccount/key": "session:own",
+    "POST /api/useraccount/key": "session:own", "DELETE /api/useraccount/key/{fingerprint:path}": "session:own",
     "GET /api/useraccount": "session:own", "PUT /api/useraccount": "session:own"}
 """Routes apart from those that all kinds have."""
 KINDS: dict[str, tuple[str, Sequence[str]]] = {
@@ -102,7 +106,7 @@ def test_the_table_is_whole_and_every_permission_is_somebodys() -> None:
 @pytest.mark.parametrize("asked", TABLE)
 async def test_each_route_is_closed_to_whoever_does_not_have_its_permission(asked: str) -> None:
     method, _, path = asked.partition(" ")
-    path = path.replace("{uuid}", "x").replace("{name}", "x").replace("{token_id}", "x")
+    path = re.sub(r"{\w+(:path)?}", "x", path)
     for place in (path, f"{path}/"):
         for secret, role in SECRETS.items():
             async with afar(secret) as client:

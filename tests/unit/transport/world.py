@@ -18,6 +18,7 @@ from fairlead.transport.options import Keepalive
 from fairlead.transport.peer import Peer, Standing, Target
 from fairlead.transport.server import Listener, listen
 from fairlead.transport.tunnel import Tunnel
+from fairlead.transport.visit import Reception
 from fairlead.transport.way import VARIABLE, Way, choose
 
 HOST_KEY = PrivateKey.from_seed(b"h" * 32)
@@ -161,7 +162,7 @@ def bound() -> socket.socket:
 
 @contextlib.asynccontextmanager
 async def world(*, admission: Admission | None = None, keepalive: Keepalive = PATIENT,
-                ways: tuple[str, str] | None = None) -> AsyncIterator[World]:
+                ways: tuple[str, str] | None = None, reception: Reception | None = None) -> AsyncIterator[World]:
     """*ways* are those of the end that dials and of the end that listens; else what the environment says."""
     faults: list[dict[str, object]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
@@ -172,7 +173,7 @@ async def world(*, admission: Admission | None = None, keepalive: Keepalive = PA
     admission = admission or Admission(100, 100)
     here, there = (choose({VARIABLE: one} if ways else os.environ) for one in ways or ("", ""))
     listener = await listen([sock], host_key=HOST_KEY, door=door, admission=admission, keepalive=keepalive, clock=CLOCK,
-                            way=there)
+                            way=there, reception=reception)
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(listener.close)
         yield World(door, listener, port, admission, stack, here, faults)

@@ -9,7 +9,7 @@ from fairlead.cli.stage.machine import until
 from fairlead.cli.stage.processes import Failed, Result
 from fairlead.cli.stage.stage import Stage
 
-DENIED = "Permission denied (publickey)"
+DENIED = "Permission denied"
 PROHIBITED = "administratively prohibited"
 
 
