@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import re
+import signal
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -317,6 +318,19 @@ def test_another_key_ends_too_and_a_client_that_goes_leaves_no_process(house: Ho
     house.controller.cli("user", "key", "add", "admin", house.folder / "laptop.pub").done()
 
 
+def test_keys_that_are_none_are_refused_with_the_reason_and_private_ones_go_nowhere(house: House) -> None:
+    rsa = house.folder / "rsa"
+    subprocess.run(["ssh-keygen", "-q", "-t", "rsa", "-b", "3072", "-N", "", "-f", rsa], check=True)
+    assert "ssh-rsa" in house.controller.cli("user", "key", "add", "admin", f"{rsa}.pub").refused("FL-USER-KEY")
+    for file in ("laptop", "rsa"):
+        refused = house.controller.cli("user", "key", "add", "admin", house.folder / file).refused("FL-USER-KEY")
+        assert "private key" in refused
+    for mine in ("host.pub", "user.pub"):
+        node = house.controller.state / "keys" / mine
+        if node.exists():
+            assert "node's" in house.controller.cli("user", "key", "add", "admin", node).refused("FL-USER-KEY")
+
+
 def test_the_log_and_the_state_folder_hold_no_password(house: House) -> None:
     for path in house.controller.state.rglob("*"):
         if path.is_file():
@@ -325,3 +339,22 @@ def test_the_log_and_the_state_folder_hold_no_password(house: House) -> None:
             assert JANE.encode() not in content
     assert ADMIN not in house.controller.log
     assert JANE not in house.controller.log
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_when_the_controller_ends_so_does_all_that_it_runs_for_people(house: House, number: signal.Signals) -> None:
+    """The last: it ends the Controller, in order and not."""
+    if not house.controller.runs:
+        house.controller.start()
+    with subprocess.Popen(house.command("-tt", key="laptop"), env=house.environment(), stdin=subprocess.PIPE,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE) as client:
+        try:
+            assert client.stdout
+            assert b"help names" in client.stdout.readline()
+            (child,) = Path(f"/proc/{house.controller.pid}/task/{house.controller.pid}/children").read_text().split()
+            house.controller.signal(number)
+            assert house.controller.ended(15) == (0 if number == signal.SIGTERM else -number)
+            assert client.wait(15) == 255
+            until(lambda: not Path(f"/proc/{child}").exists(), "the child is gone")
+        finally:
+            client.kill()

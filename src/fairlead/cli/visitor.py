@@ -28,7 +28,8 @@ MOST_LINE = 8 * 1024
 def main() -> None:
     """Do what this process was started for, and exit."""
     leave_no_core()
-    with contextlib.suppress(OSError):  # when memory is short, sooner this process than the Controller
+    with contextlib.suppress(OSError):  # the Controller comes first: for the processor, and when memory is short
+        os.nice(5)
         Path("/proc/self/oom_score_adj").write_text("500")
     fields = _read_letter(int(sys.argv[1]))
     api = InSession(Path(fields["state"]), fields["session"], fields["csrf"])
