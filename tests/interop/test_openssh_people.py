@@ -273,6 +273,30 @@ def test_internal_users_have_no_password(house: House) -> None:
         assert (refused.returncode, "Permission denied" in refused.stderr) == (255, True)
 
 
+def test_the_process_of_a_prompt_has_nothing_of_the_daemons(house: House) -> None:
+    with subprocess.Popen(house.command("-o", "SetEnv=X_MINE=1", key="laptop"), env=house.environment(),
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as client:
+        try:
+            assert client.stdin
+            assert client.stdout
+            client.stdin.write("version\n")
+            client.stdin.flush()
+            assert client.stdout.readline()
+            pid = house.controller.pid
+            (child,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+            process = Path("/proc") / child
+            environment = process.joinpath("environ").read_text().split("\0")
+            assert {pair.partition("=")[0] for pair in environment if pair} == {"PATH", "HOME", "LANG", "TERM"}
+            arguments = process.joinpath("cmdline").read_text().split("\0")
+            assert arguments[-4:-2] == ["-m", "fairlead.cli.visitor"]
+            assert len(arguments[-2]) < 4, "the number of a descriptor"
+            open_ones = {int(one.name): one.readlink() for one in (process / "fd").iterdir()}
+            assert set(open_ones) == {0, 1, 2}, "the letter is read and closed"
+            assert all(str(target).startswith("pipe:") for target in open_ones.values())
+        finally:
+            client.kill()
+
+
 def test_another_password_ends_what_is_open(house: House) -> None:
     with subprocess.Popen(house.command(user="cli"), env=house.environment(JANE, "jane"), stdin=subprocess.PIPE,
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as client:
