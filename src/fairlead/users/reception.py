@@ -38,6 +38,8 @@ MOST_PASSWORD = 1024
 MOST_WAITING = 32
 """Passwords of one network that wait to be compared; further ones are refused at once, whatever the name."""
 LOOK_S = 2.0
+FAREWELL_S = 1.0
+"""What sessions have to be ended in when the Controller stops."""
 MOST_VISITS = 64
 """Connections of people at once; a further one is not let in."""
 MOST_EACH = 8
@@ -204,8 +206,10 @@ class Reception:
         self._ending = True
         for visit in tuple(self._visits):
             visit.close("the Controller is shutting down")
-        await asyncio.gather(*(visit.closed.wait() for visit in tuple(self._visits)))
-        await asyncio.gather(*self._farewells, return_exceptions=True)
+        with contextlib.suppress(TimeoutError):  # a store without a majority takes its time
+            async with asyncio.timeout(FAREWELL_S):
+                await asyncio.gather(*(visit.closed.wait() for visit in tuple(self._visits)))
+                await asyncio.gather(*self._farewells, return_exceptions=True)
 
     async def _watch(self, visit: Visit) -> None:
         while True:
