@@ -173,8 +173,8 @@ class Reception:
         """Somebody is in."""
         log.info("ssh.person-up", user=visit.visitor.name, address=visit.address)
         same = [one for one in self._visits if one.visitor.name == visit.visitor.name]
-        if len(same) >= MOST_EACH:
-            same[0].close("there are too many connections of this account")
+        for oldest in same[:max(0, len(same) + 1 - MOST_EACH)]:
+            oldest.close("there are too many connections of this account")
         self._visits[visit] = asyncio.get_running_loop().create_task(self._watch(visit))
         if self._ending:
             visit.close("the Controller is shutting down")
