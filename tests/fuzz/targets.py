@@ -36,6 +36,7 @@ from fairlead.audit.record import decode as decode_record
 from fairlead.base import configuration, strict
 from fairlead.base.clock import SECOND, rfc3339
 from fairlead.base.errors import FairleadError
+from fairlead.cli.allowed import COMMANDS, check, words
 from fairlead.client.https import Incoming
 from fairlead.controller.settings import ControllerSettings
 from fairlead.engine.settings import EngineSettings
@@ -76,6 +77,7 @@ from fairlead.pki import certificate as certificates
 from fairlead.pki.verify import PortalTrust
 from fairlead.portal import application
 from fairlead.store.protocol import Record
+from fairlead.users.keys import read_line
 from tests.fuzz.channel import channel, packet
 from tests.unit.enrol.test_anchor import ANCHOR
 from tests.unit.enrol.test_exchange import CONTROLLER, ENGINE, FOLLOWER, HOST, JOINS, TOKEN, TOKEN_KEY, USER
@@ -625,6 +627,35 @@ def typed(data: bytes) -> bool:
     return found
 
 
+def ordered(data: bytes) -> bool:
+    """What a person types over SSH: a command; and the line of his key."""
+    text = data.decode("utf-8", "surrogateescape")
+    line = attempt(partial(read_line, text))
+    if line is not None:
+        found, comment = line
+        assert read_line(f"{found.line} {comment}") == (found, comment)
+    said = attempt(partial(words, text))
+    if said is None:
+        return line is not None
+    assert text.isprintable()
+    assert all(word.isprintable() for word in said)
+
+    def passes() -> bool:
+        check(said)
+        return True
+
+    if not attempt(passes):
+        return line is not None
+    (command,) = {tuple(said[:n]) for n in (1, 2, 3)} & set(COMMANDS)
+    allowed = COMMANDS[command]
+    for word, before in zip(said[len(command):], said[len(command) - 1:], strict=False):
+        if before in allowed.piped:
+            assert word == "-"
+        elif word.startswith("--") and before not in allowed.options:
+            assert word.partition("=")[0] in allowed.options | allowed.flags | allowed.piped
+    return True
+
+
 TARGETS: dict[str, Callable[[bytes], bool]] = {target.__name__: target for target in (
     bundle, token, anchor, asked, submission, reply, refusal, stream, link, commit, signature, announcement,
-    settings, key, certificate, audit, typed, channel, packet)}
+    settings, key, certificate, audit, typed, ordered, channel, packet)}

@@ -21,6 +21,7 @@ from fairlead.enrol.exchange import PATH
 from fairlead.fleet import commit
 from fairlead.fleet.sessions import JOIN_SUBSYSTEM, Sessions
 from fairlead.keys import http
+from fairlead.keys.ssh import PrivateKey
 from fairlead.link import frames
 from fairlead.link.messages import SUBSYSTEM, Heartbeat, Hello, NewPlan, Welcome, from_controller
 from fairlead.nodes.node import Node
@@ -29,9 +30,16 @@ from fairlead.transport.admission import Admission
 from fairlead.transport.channel import Channel
 from fairlead.transport.dialler import dial
 from fairlead.transport.peer import Peer
+from fairlead.transport.rules import SshRules
 from fairlead.transport.server import listen
 from fairlead.transport.tunnel import Tunnel
+from fairlead.transport.visit import Call, Visitor
 from fairlead.transport.way import Stock, choose
+from fairlead.users.keys import UserKeys
+from fairlead.users.passwords import Passwords
+from fairlead.users.people import People
+from fairlead.users.reception import Reception
+from fairlead.users.sessions import Sessions as PeoplesSessions
 from tests.unit.api.test_application import door
 from tests.unit.controller.everything import Everything, parts
 from tests.unit.controller.test_application import TABLE
@@ -49,6 +57,7 @@ from tests.unit.transport.world import CLOCK, PATIENT, bound, until
 from tests.world import Machine, World, open_world, refusal
 
 OURS, THEIRS, HIDDEN = 5432, 5433, 6000
+PASSWORD, ADMIN_KEY = "the password of admin", PrivateKey.from_seed(b"A" * 32)
 REFUSED = UInt32(7) + UInt32(1) + String("refused") + String("en-US")
 
 
@@ -65,6 +74,7 @@ class House:
     honest: Node
     target: int
     """Where the services of the Controller really are."""
+    visits: "Visits"
     reached: list[bytes] = field(default_factory=list)
     """What came there."""
     alarms: list[str] = field(default_factory=list)
@@ -89,6 +99,21 @@ class House:
         assert isinstance(plan, NewPlan)
         link.node = plan.plan.node
         return link
+
+
+class Visits:
+    """The people of that Controller, who log in at the same port."""
+
+    def __init__(self, world: World) -> None:
+        self.passwords = Passwords()
+        self.people = People(world.store, world.audit, self.passwords, PeoplesSessions(world.store), world.refusals)
+        self.keys = UserKeys(world.store, world.audit)
+        self.served: list[Visitor] = []
+        self.reception = Reception(self.people, self.keys, SshRules, self.serve)
+
+    async def serve(self, visitor: Visitor, call: Call) -> None:
+        self.served.append(visitor)
+        call.exit(0)
 
 
 @dataclass(eq=False)
@@ -152,9 +177,13 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
             await world.registry.add_service(Service(name, owner, port, "127.0.0.1", target, (allow,)), "admin")
         await world.directory.reached(await world.revision())
         admission, sock, way = Admission(100, 100), bound(), choose({})
+        visits = Visits(world)
+        await visits.people.add("admin", "admin", PASSWORD, "root")
+        await visits.keys.add("admin", ADMIN_KEY.public.line, None, "root")
         listener = await listen([sock], host_key=world.host_key, door=sessions, admission=admission, keepalive=PATIENT,
-                                clock=CLOCK, way=way)
-        made = House(world, sessions, int(sock.getsockname()[1]), stolen, other, thief, honest, target, reached, alarms)
+                                clock=CLOCK, way=way, reception=visits.reception)
+        made = House(world, sessions, int(sock.getsockname()[1]), stolen, other, thief, honest, target, visits, reached,
+                     alarms)
         pushing = asyncio.ensure_future(sessions.push())
         yield made
         pushing.cancel()
@@ -162,6 +191,8 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
             tunnel.close("the test is over")
         await sessions.close()
         await listener.close()
+        await visits.reception.close()
+        visits.passwords.close()
         await until(lambda: not sessions.tunnels and not admission.inside)
         way.close()
         server.close()
@@ -204,6 +235,85 @@ async def test_another_engines_key_offered_first_makes_him_nobody_else(house: Ho
         await thief.prove(house.stolen.user)
         assert await thief.answer() == USERAUTH_SUCCESS
         assert [t.peer.node for t in house.sessions.tunnels] == ["se-1"]
+
+
+async def test_his_key_makes_him_no_person(house: House) -> None:
+    """Not beside the password of admin or admin's key, in any order; and nobody registers it for a person."""
+    for name in ("aviseuser", "avictlruser", "se-1"):
+        async with hostile(house.port) as thief:
+            await thief.begin()
+            thief.name(name)
+            for password in (PASSWORD, ""):
+                thief.method("password", Boolean(False), String(password))
+                assert await thief.answer() == USERAUTH_FAILURE
+            thief.name("admin")
+            thief.probe(ADMIN_KEY)
+            assert await thief.answer() == USERAUTH_PK_OK
+            await thief.prove(house.stolen.user, shown=ADMIN_KEY)
+            assert await thief.answer() == USERAUTH_FAILURE
+            await thief.prove(house.stolen.user)
+            assert await thief.answer() == USERAUTH_FAILURE
+            thief.name("aviseuser")
+            await thief.prove(house.stolen.user)
+            assert await thief.answer() == USERAUTH_SUCCESS
+            thief.name("admin")
+            await thief.prove(house.stolen.user)  # too late for asyncssh, and for anybody
+            thief.open("session")
+            kind, payload = await thief.answer_in_full()
+            assert kind == OPEN_CONFIRMATION
+            answers = await requests(thief, payload[4:8], ("exec", String("node list")), ("shell", b""),
+                                     ("pty-req", String("vt100") + UInt32(1) * 4 + String("")))
+            assert answers == [100, 100, 100]
+        await until(lambda: not house.sessions.tunnels)
+    assert house.visits.served == []
+    assert await refusal(house.visits.keys.add("admin", house.stolen.user.public.line, None, "root")) == "FL-USER-KEY"
+
+
+async def test_admin_is_a_person_and_no_node_whatever_he_proves_first(house: House) -> None:
+    """He has both a password and an engine's machine: what he proved last is what he is."""
+    async with hostile(house.port) as thief:
+        await thief.begin()
+        thief.name("aviseuser")
+        thief.probe(house.stolen.user)
+        assert await thief.answer() == USERAUTH_PK_OK
+        thief.name("admin")
+        thief.method("password", Boolean(False), String(PASSWORD))
+        assert await thief.answer() == USERAUTH_SUCCESS
+        assert house.sessions.tunnels == []
+        thief.request("tcpip-forward", String(house.thief.internal_address), UInt32(80))
+        assert await thief.answer() == REQUEST_FAILURE
+        thief.open("direct-tcpip", String(house.world.controller.internal_address), UInt32(OURS), String(""), UInt32(0))
+        assert await thief.answer_in_full() == (OPEN_FAILURE, REFUSED)
+        thief.open("session")
+        kind, payload = await thief.answer_in_full()
+        assert kind == OPEN_CONFIRMATION
+        answers = await requests(thief, payload[4:8], ("subsystem", String(SUBSYSTEM)),
+                                 ("subsystem", String(JOIN_SUBSYSTEM)), ("exec", String("node list")))
+        assert answers == [100, 100, 99]
+        await until(lambda: bool(house.visits.served))
+    assert [visitor.name for visitor in house.visits.served] == ["admin"]
+
+
+async def requests(thief: Any, channel: bytes, *asked: tuple[str, bytes]) -> list[int]:
+    """The answers to requests on a channel that was just opened."""
+    answers: asyncio.Queue[int] = asyncio.Queue()
+
+    class Recorder:
+        def process_packet(self, kind: int, _number: int, _packet: object) -> bool:
+            answers.put_nowait(kind)
+            return True
+
+        def log_received_packet(self, *_: object) -> None: ...
+
+        def process_connection_close(self, _: object) -> None: ...
+
+    thief._channels[7] = Recorder()
+    found = []
+    for name, fields in asked:
+        thief.send_packet(98, channel, String(name), Boolean(True), fields)
+        async with asyncio.timeout(10):
+            found.append(await answers.get())
+    return found
 
 
 async def test_his_keys_make_no_controller(house: House) -> None:

@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import re
+import signal
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -272,6 +273,30 @@ def test_internal_users_have_no_password(house: House) -> None:
         assert (refused.returncode, "Permission denied" in refused.stderr) == (255, True)
 
 
+def test_the_process_of_a_prompt_has_nothing_of_the_daemons(house: House) -> None:
+    with subprocess.Popen(house.command("-o", "SetEnv=X_MINE=1", key="laptop"), env=house.environment(),
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as client:
+        try:
+            assert client.stdin
+            assert client.stdout
+            client.stdin.write("version\n")
+            client.stdin.flush()
+            assert client.stdout.readline()
+            pid = house.controller.pid
+            (child,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+            process = Path("/proc") / child
+            environment = process.joinpath("environ").read_text().split("\0")
+            assert {pair.partition("=")[0] for pair in environment if pair} == {"PATH", "HOME", "LANG", "TERM"}
+            arguments = process.joinpath("cmdline").read_text().split("\0")
+            assert arguments[-4:-2] == ["-m", "fairlead.cli.visitor"]
+            assert len(arguments[-2]) < 4, "the number of a descriptor"
+            open_ones = {int(one.name): one.readlink() for one in (process / "fd").iterdir()}
+            assert set(open_ones) == {0, 1, 2}, "the letter is read and closed"
+            assert all(str(target).startswith("pipe:") for target in open_ones.values())
+        finally:
+            client.kill()
+
+
 def test_another_password_ends_what_is_open(house: House) -> None:
     with subprocess.Popen(house.command(user="cli"), env=house.environment(JANE, "jane"), stdin=subprocess.PIPE,
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as client:
@@ -317,6 +342,19 @@ def test_another_key_ends_too_and_a_client_that_goes_leaves_no_process(house: Ho
     house.controller.cli("user", "key", "add", "admin", house.folder / "laptop.pub").done()
 
 
+def test_keys_that_are_none_are_refused_with_the_reason_and_private_ones_go_nowhere(house: House) -> None:
+    rsa = house.folder / "rsa"
+    subprocess.run(["ssh-keygen", "-q", "-t", "rsa", "-b", "3072", "-N", "", "-f", rsa], check=True)
+    assert "ssh-rsa" in house.controller.cli("user", "key", "add", "admin", f"{rsa}.pub").refused("FL-USER-KEY")
+    for file in ("laptop", "rsa"):
+        refused = house.controller.cli("user", "key", "add", "admin", house.folder / file).refused("FL-USER-KEY")
+        assert "private key" in refused
+    for mine in ("host.pub", "user.pub"):
+        node = house.controller.state / "keys" / mine
+        if node.exists():
+            assert "node's" in house.controller.cli("user", "key", "add", "admin", node).refused("FL-USER-KEY")
+
+
 def test_the_log_and_the_state_folder_hold_no_password(house: House) -> None:
     for path in house.controller.state.rglob("*"):
         if path.is_file():
@@ -325,3 +363,22 @@ def test_the_log_and_the_state_folder_hold_no_password(house: House) -> None:
             assert JANE.encode() not in content
     assert ADMIN not in house.controller.log
     assert JANE not in house.controller.log
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_when_the_controller_ends_so_does_all_that_it_runs_for_people(house: House, number: signal.Signals) -> None:
+    """The last: it ends the Controller, in order and not."""
+    if not house.controller.runs:
+        house.controller.start()
+    with subprocess.Popen(house.command("-tt", key="laptop"), env=house.environment(), stdin=subprocess.PIPE,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE) as client:
+        try:
+            assert client.stdout
+            assert b"help names" in client.stdout.readline()
+            (child,) = Path(f"/proc/{house.controller.pid}/task/{house.controller.pid}/children").read_text().split()
+            house.controller.signal(number)
+            assert house.controller.ended(15) == (0 if number == signal.SIGTERM else -number)
+            assert client.wait(15) == 255
+            until(lambda: not Path(f"/proc/{child}").exists(), "the child is gone")
+        finally:
+            client.kill()

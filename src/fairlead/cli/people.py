@@ -17,6 +17,7 @@ COLUMNS = ("name", "role")
 KEY_COLUMNS = ("fingerprint", "comment", "added")
 MOST_CA = 64 * 1024
 MOST_KEY = 16 * 1024
+MOST_COMMENT = 64
 
 PasswordFile = Annotated[str | None, typer.Option(
     "--password-file", metavar="F", help="Read the password from this file (or -).")]
@@ -110,10 +111,10 @@ def key_add(context: typer.Context, name: str,
             comment: Annotated[str | None, typer.Option(help="In place of the one that the key has.")] = None,
             state: State = None) -> None:
     """Let somebody log in over SSH with a key: `ssh admin@CONTROLLER`. Other accounts than admin use `ssh cli@`."""
-    line = read(file, "public key", MOST_KEY).decode(errors="replace").strip()
-    if "PRIVATE KEY" in line:
-        raise OperatorError("FL-USER-KEY", f"{file} is a private key", "give the .pub file beside it")
-    made = client(context, state).post(f"/api/user/{_part(name)}/key", {"key": line[:MOST_KEY], "comment": comment})
+    from fairlead.users.keys import read_line
+    key, own = read_line(read(file, "public key", MOST_KEY).decode(errors="replace"))
+    made = client(context, state).post(f"/api/user/{_part(name)}/key", {
+        "key": key.line, "comment": own[:MOST_COMMENT] if comment is None else comment})
     output.say(f"{name} has the key {made['fingerprint']}")
     if name != "admin":
         output.say("  over SSH only admin logs in with a key; others: ssh cli@CONTROLLER, with name and password")

@@ -28,9 +28,12 @@ MOST_LINE = 8 * 1024
 def main() -> None:
     """Do what this process was started for, and exit."""
     leave_no_core()
-    with contextlib.suppress(OSError):  # when memory is short, sooner this process than the Controller
+    letter = int(sys.argv[1])
+    _close_all_but(letter)
+    with contextlib.suppress(OSError):  # the Controller comes first: for the processor, and when memory is short
+        os.nice(5)
         Path("/proc/self/oom_score_adj").write_text("500")
-    fields = _read_letter(int(sys.argv[1]))
+    fields = _read_letter(letter)
     api = InSession(Path(fields["state"]), fields["session"], fields["csrf"])
     if sys.stdin.isatty():
         with contextlib.suppress(OSError):
@@ -123,6 +126,12 @@ def _editing() -> None:
     nothing: Callable[[str, int], None] = lambda _, __: None  # noqa: E731 - without one, names of files are completed
     readline.set_completer(nothing)
     readline.parse_and_bind(r'"\e&": beep')  # it would put a user's home in place of ~user
+
+
+def _close_all_but(letter: int) -> None:
+    """Have no other descriptors: uvloop leaves copies of the first three, and whatever may be inherited."""
+    os.closerange(3, letter)
+    os.closerange(letter + 1, os.sysconf("SC_OPEN_MAX"))
 
 
 def _read_letter(descriptor: int) -> dict[str, Any]:

@@ -154,6 +154,7 @@ async def _carry(call: Call, ends: _Ends) -> None:
     if call.terminal:
         terminal = call.terminal
         call.resized = lambda: _resize(inputs, terminal)
+        call.resized()  # it may have another size by now
         outputs = [inputs]
     writers: tuple[Callable[[bytes], Awaitable[None]], ...] = (call.channel.send, call.complain)
     said = asyncio.gather(*(_pass_on(one, write) for one, write in zip(outputs, writers, strict=False)))

@@ -25,7 +25,7 @@ import socket
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import asyncssh
 from asyncssh.constants import MSG_USERAUTH_REQUEST, OPEN_RESOURCE_SHORTAGE
@@ -57,6 +57,7 @@ from fairlead.transport.visit import MOST_CALLS, Call, Reception, Visit, VisitCh
 from fairlead.transport.way import Way
 
 _BACKLOG = 1024
+T = TypeVar("T")
 
 
 class Door(Protocol):
@@ -355,10 +356,9 @@ class _Surfacing:
             asyncio.get_running_loop().call_exception_handler({"message": "the door failed", "exception": bug})
 
 
-async def _surfaced(work: Coroutine[Any, Any, Visitor | None]) -> Visitor | None:
+async def _surfaced(work: Coroutine[Any, Any, T]) -> T:
     with _Surfacing():
         return await work
-    return None  # never: a fault passes on
 
 
 class ServerConnection(Guarded, asyncssh.SSHServerConnection):
@@ -414,8 +414,8 @@ class ServerConnection(Guarded, asyncssh.SSHServerConnection):
             return False
         peer = self.guest.recognise(username, key)
         reception = self.guest.reception
-        if not peer and (not reception or not await reception.knows(username, key, self.guest.source)
-                         or request != self._requests):
+        if not peer and (not reception or not await _surfaced(
+                reception.knows(username, key, self.guest.source)) or request != self._requests):
             return False
         self._recognised = username, key_data
         if not await super().validate_public_key(username, key_data, msg, signature):

@@ -96,12 +96,13 @@ def read_line(text: str) -> tuple[PublicKey, str]:
     line = text.strip(" \t\r\n")
     kind, _, rest = line.partition(" ")
     encoded, _, comment = rest.strip(" ").partition(" ")
-    if len(line) > MOST_LINE or "\n" in line or "PRIVATE KEY" in line:
-        raise Refused("FL-USER-KEY", "that is no line with one public key",
-                      "give the .pub file; a private key stays where it is")
+    if "PRIVATE KEY" in line:
+        raise Refused("FL-USER-KEY", "that is a private key", "it stays where it is: give the .pub file beside it")
     if kind != KEY_TYPE:
         raise Refused("FL-USER-KEY", f"keys are {KEY_TYPE}, this is {printable(kind, 40)!r}",
                       "make one: ssh-keygen -t ed25519")
+    if len(line) > MOST_LINE or "\n" in line:
+        raise Refused("FL-USER-KEY", "that is no line with one public key", "give the .pub file as it is")
     try:
         return PublicKey.from_line(f"{kind} {encoded}"), comment.strip(" ")
     except KeyRefused as reason:

@@ -38,6 +38,8 @@ MOST_PASSWORD = 1024
 MOST_WAITING = 32
 """Passwords of one network that wait to be compared; further ones are refused at once, whatever the name."""
 LOOK_S = 2.0
+FAREWELL_S = 1.0
+"""What sessions have to be ended in when the Controller stops."""
 MOST_VISITS = 64
 """Connections of people at once; a further one is not let in."""
 MOST_EACH = 8
@@ -171,8 +173,8 @@ class Reception:
         """Somebody is in."""
         log.info("ssh.person-up", user=visit.visitor.name, address=visit.address)
         same = [one for one in self._visits if one.visitor.name == visit.visitor.name]
-        if len(same) >= MOST_EACH:
-            same[0].close("there are too many connections of this account")
+        for oldest in same[:max(0, len(same) + 1 - MOST_EACH)]:
+            oldest.close("there are too many connections of this account")
         self._visits[visit] = asyncio.get_running_loop().create_task(self._watch(visit))
         if self._ending:
             visit.close("the Controller is shutting down")
@@ -204,8 +206,10 @@ class Reception:
         self._ending = True
         for visit in tuple(self._visits):
             visit.close("the Controller is shutting down")
-        await asyncio.gather(*(visit.closed.wait() for visit in tuple(self._visits)))
-        await asyncio.gather(*self._farewells, return_exceptions=True)
+        with contextlib.suppress(TimeoutError):  # a store without a majority takes its time
+            async with asyncio.timeout(FAREWELL_S):
+                await asyncio.gather(*(visit.closed.wait() for visit in tuple(self._visits)))
+                await asyncio.gather(*self._farewells, return_exceptions=True)
 
     async def _watch(self, visit: Visit) -> None:
         while True:

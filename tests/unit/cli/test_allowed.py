@@ -4,7 +4,10 @@ import re
 from typing import Any
 
 import pytest
+import typer
 import typer.main
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fairlead.base.errors import Refused
 from fairlead.cli.allowed import COMMANDS, check, words
@@ -19,6 +22,7 @@ def commands(group: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], An
     return found
 
 
+UsageError: Any = typer.BadParameter.__base__
 ALL = commands(typer.main.get_command(application()))
 OURS = ("backup", "bench", "controller", "demo", "engine", "login", "logout")
 """What belongs to a machine, not to the cluster."""
@@ -95,3 +99,35 @@ def test_what_is_allowed(text: str) -> None:
 
 def test_words_are_those_of_a_shell_and_nothing_is_replaced() -> None:
     assert words("node show '$HOME' \"~\" *.pem ${X} a\\ b") == ["node", "show", "$HOME", "~", "*.pem", "${X}", "a b"]
+
+
+VALUES = st.sampled_from(["-", "--", "/etc/passwd", "x", "a=b", "-x", "--help", "--state", "--output"])
+FILES = ("password_file", "request", "file", "out", "state", "ca", "install", "identity", "passphrase_file")
+
+
+def said(path: tuple[str, ...]) -> st.SearchStrategy[list[str]]:
+    """What may follow a command: its own options with and without values, and whatever else."""
+    options = st.sampled_from(sorted({name for param in ALL[path].params for name in param.opts
+                                      if name.startswith("-")}))
+    one = st.one_of(options, VALUES, st.builds("{}={}".format, options, VALUES))
+    return st.lists(st.one_of(one.map(lambda word: [word]), st.tuples(options, VALUES).map(list)), max_size=4).map(
+        lambda parts: [word for part in parts for word in part])
+
+
+@pytest.mark.parametrize("path", sorted(COMMANDS), ids=" ".join)
+@settings(max_examples=80, deadline=None)
+@given(st.data())
+def test_what_passes_names_no_file_however_the_command_line_reads_it(path: tuple[str, ...],
+                                                                     data: st.DataObject) -> None:
+    """Our reading of a command beside typer's own, which is what counts in the end."""
+    rest = data.draw(said(path))
+    try:
+        check([*path, *rest])
+    except Refused:
+        return
+    try:
+        context = ALL[path].make_context("fairlead", list(rest), resilient_parsing=True)
+    except (typer.Exit, UsageError):
+        return
+    for name in FILES:
+        assert context.params.get(name) in (None, False, "-"), (name, context.params)

@@ -77,13 +77,13 @@ def letter(command: str) -> int:
     return descriptor
 
 
-def started(command: str, **streams: Any) -> "subprocess.Popen[bytes]":
+def started(command: str, *passed: int, **streams: Any) -> "subprocess.Popen[bytes]":
     descriptor = letter(command)
     try:
         # not isolated: these tests also run on a copy of the source, which the environment names
         surroundings = {"TERM": "xterm", "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
         return subprocess.Popen([sys.executable, "-m", "fairlead.cli.visitor", str(descriptor)],
-                                pass_fds=(descriptor,), env=surroundings, cwd="/",
+                                pass_fds=(descriptor, *passed), env=surroundings, cwd="/",
                                 start_new_session=True, **streams)
     finally:
         os.close(descriptor)
@@ -97,6 +97,24 @@ def test_lines_of_a_pipe_are_commands_until_exit() -> None:
     assert out.count(b"fairlead 0") == 1
     assert [line.rpartition("[")[2] for line in err.decode().splitlines()] == ["FL-STATE-MISSING]", "FL-SSH-COMMAND]"]
     assert b"s3cret" not in out + err
+
+
+def test_it_has_no_descriptors_but_its_own() -> None:
+    pipe = subprocess.PIPE
+    others = [os.dup(0) for _ in range(3)]
+    try:
+        with started("null", *others, stdin=pipe, stdout=pipe, stderr=pipe) as process:
+            assert process.stdin
+            assert process.stdout
+            process.stdin.write(b"version\n")
+            process.stdin.flush()
+            assert process.stdout.readline()
+            assert {int(one.name) for one in Path(f"/proc/{process.pid}/fd").iterdir()} == {0, 1, 2}
+            process.stdin.close()
+            assert process.wait(20) == 0
+    finally:
+        for descriptor in others:
+            os.close(descriptor)
 
 
 @pytest.fixture
