@@ -66,12 +66,18 @@ async def request(address: str, port: int, context: ssl.SSLContext, server_name:
                 leaf = writer.get_extra_info("ssl_object").getpeercert(binary_form=True) or b""
                 wanted = build(leaf)
                 host = server_name or address
-                status, headers, body = await _exchange(reader, writer, wanted, _authority(host, port), most, where)
+                status, headers, body = await _exchange(reader, writer, wanted, authority(host, port), most, where)
             finally:
                 writer.transport.abort()  # the answer is whole or worthless: nothing to wait for
     except TimeoutError as error:
         raise _unreachable(where, f"no answer within {timeout:g} seconds") from error
     return Incoming(status, headers, body, leaf)
+
+
+def authority(host: str, port: int = 443) -> str:
+    """What a ``Host`` header and a URL say for *host* (a name or an IP address)."""
+    bracketed = f"[{host}]" if ":" in host else host
+    return bracketed if port == 443 else f"{bracketed}:{port}"
 
 
 async def _connect(address: str, port: int, context: ssl.SSLContext, server_name: str,
@@ -146,11 +152,6 @@ def _check_framed(status: int, headers: dict[str, str], most: int, where: str) -
         raise _protocol(where, "the answer does not say how long it is")
     if length is not None and int(length) > most:  # h11 has seen that it is a number
         raise _protocol(where, f"the answer is larger than {most} bytes")
-
-
-def _authority(host: str, port: int) -> str:
-    bracketed = f"[{host}]" if ":" in host else host
-    return bracketed if port == 443 else f"{bracketed}:{port}"
 
 
 def _unreachable(where: str, why: str) -> OperatorError:

@@ -30,7 +30,7 @@ from fairlead.base import files, strict
 from fairlead.base.backoff import FullJitter
 from fairlead.base.clock import Clock, rfc3339
 from fairlead.base.errors import FairleadError, OperatorError, Refused
-from fairlead.client.https import Incoming, Outgoing, request
+from fairlead.client.https import Incoming, Outgoing, authority, request
 from fairlead.enrol import anchor as anchors
 from fairlead.enrol import bundle as bundles
 from fairlead.enrol import exchange
@@ -235,7 +235,8 @@ class Joiner:
                         self.name, host.public, user.public, secrets.token_bytes(32), self.endpoint, SOFTWARE)
                     claims.append(claim)
                     body = exchange.prove(claim, token=token_key, host=host, user=user)
-                    return Outgoing("POST", exchange.PATH, {"host": tls_name, "content-type": "application/json"}, body)
+                    return Outgoing("POST", exchange.PATH,
+                                    {"host": authority(tls_name), "content-type": "application/json"}, body)
 
                 try:
                     answer = await request(controller.address, controller.portal_port, trust.context(),
@@ -436,7 +437,7 @@ async def _fetch_anchor(address: str, port: int, pin: bytes) -> bytes:
     """The anchor with the hash *pin*, over a connection that proves nothing: the caller checks the hash."""
     context: ssl.SSLContext = unverified_context()
     answer = await request(address, port, context, "", lambda _: Outgoing(
-        "GET", f"{exchange.PATH}/anchor/{pin.hex()}", {"host": address}, b""), most=anchors.MOST_BYTES)
+        "GET", f"{exchange.PATH}/anchor/{pin.hex()}", {"host": authority(address)}, b""), most=anchors.MOST_BYTES)
     if answer.status != 200:
         raise _refusal(answer)
     return answer.body

@@ -13,7 +13,7 @@ from typing import Any
 
 from fairlead.base.clock import SECOND
 from fairlead.base.errors import FairleadError, OperatorError, Refused
-from fairlead.client.https import Outgoing, request
+from fairlead.client.https import Outgoing, authority, request
 from fairlead.enrol import exchange
 from fairlead.enrol.trust import Trust
 from fairlead.keys import http
@@ -60,7 +60,8 @@ async def reread(trust: Trust, key: PrivateKey, now: int) -> exchange.Core:
 async def _ask(trust: Trust, controller: exchange.CoreController, key: PrivateKey, now: int,
                operation: dict[str, Any]) -> dict[str, Any]:
     portal = PortalTrust([from_b64(der) for der in trust.ca_certificates])
-    url = f"https://{trust.tls_name}{exchange.PATH}"
+    host = authority(trust.tls_name)
+    url = f"https://{host}{exchange.PATH}"
     body = json.dumps(operation, separators=(",", ":")).encode()
     headers = http.sign_request("POST", url, body, "application/json", key=key,
                                 to=http.recipient(trust.cluster_uuid, controller.node_id), created=now // SECOND,
@@ -68,7 +69,7 @@ async def _ask(trust: Trust, controller: exchange.CoreController, key: PrivateKe
 
     def build(certificate: bytes) -> Outgoing:
         portal.check(certificate, trust.tls_name)
-        return Outgoing("POST", exchange.PATH, {"host": trust.tls_name, **headers}, body)
+        return Outgoing("POST", exchange.PATH, {"host": host, **headers}, body)
 
     answer = await request(controller.address, controller.portal_port, portal.context(), trust.tls_name, build,
                            most=exchange.MOST_REPLY_BYTES)
