@@ -22,6 +22,10 @@ class Api:
         """Replace *path* by *body*."""
         return self._send("PUT", path, json=body)
 
+    def patch(self, path: str, body: Any = None) -> Any:
+        """Change *path* as *body* says."""
+        return self._send("PATCH", path, json=body)
+
     def delete(self, path: str) -> Any:
         """Delete *path*."""
         return self._send("DELETE", path)
