@@ -27,7 +27,7 @@ from fairlead.api.configuration import CERTIFICATE as PATH
 from fairlead.api.configuration import CHANNEL_CERTIFICATE, PORTAL_CERTIFICATE
 from fairlead.base.errors import Refused
 from fairlead.objects.catalogue import Catalogue, stale
-from fairlead.objects.model import Computed, Fixed, Item, Kind, Model, Secret, Since
+from fairlead.objects.model import Computed, Fixed, Item, Kind, Model, Secret, Since, refs
 from fairlead.objects.shelf import Built, Shelved, new_uuid
 from fairlead.pki import brought, own
 from fairlead.pki import chain as chains
@@ -123,6 +123,8 @@ class SSLKeyAndCertificate(Model):
     import_key_to_hsm: Annotated[bool, Since("22.1.1"), Fixed("keys are not kept in a hardware module")] = False
     is_federated: Annotated[bool, Since("22.1.3")] = False
     markers: Annotated[Any, Since("20.1.5")] = None
+    in_use_by: Annotated[list[str], Computed()] = Field(default_factory=list)
+    """Of fairlead: who names it."""
     ocsp_config: Annotated[Any, Since("20.1.1")] = None
     ocsp_error_status: Said = None
     ocsp_responder_url_list_from_certs: Said = None
@@ -171,16 +173,16 @@ class Certificates:
     async def items(self) -> Sequence[Item]:
         """All of them, the cluster's own first, each as it is today."""
         now = await self.vault.now()
-        return [*[await self._own(uuid, now) for uuid in SYSTEM],
-                *(_as_of(item, now) for item in await self.shelved.items())]
+        return [self._used(item) for item in (*[await self._own(uuid, now) for uuid in SYSTEM],
+                                              *(_as_of(item, now) for item in await self.shelved.items()))]
 
     async def item(self, uuid: str) -> Item | None:
         """One of them."""
         now = await self.vault.now()
         if uuid in SYSTEM:
-            return await self._own(uuid, now)
+            return self._used(await self._own(uuid, now))
         found = await self.shelved.item(uuid)
-        return _as_of(found, now) if found is not None else None
+        return self._used(_as_of(found, now)) if found is not None else None
 
     async def owned(self, uuid: str) -> own.Owned | None:
         """An operator's certificate with its key; None: there is none, or it is not finished."""
@@ -255,6 +257,12 @@ class Certificates:
         if kept is None:
             raise Refused("FL-CERT-DEFAULT", f"Cannot delete system default object {old.name}", _way(old.name))
         await self.shelved.remove(kept, by)
+
+    def _used(self, item: Item) -> Item:
+        system = self.shelved.shelf.one("systemconfiguration", "default")
+        named = system is not None and (PATH, item.uuid) in set(refs(system.value))
+        by = ["SystemConfiguration"] if named else []
+        return replace(item, value=item.value.model_copy(update={"in_use_by": by}))
 
     async def _beside(self, work: Callable[..., T], *given: Any) -> T:
         """Do *work*, which may take a second (a large key, a slow passphrase), beside the loop, one at a time."""

@@ -27,7 +27,7 @@ class Api:
         return self._send("PUT", path, json=body)
 
     def patch(self, path: str, body: Any = None) -> Any:
-        """Change of *path* what *body* says."""
+        """Change *path* as *body* says."""
         return self._send("PATCH", path, json=body)
 
     def delete(self, path: str) -> Any:

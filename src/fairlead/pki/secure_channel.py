@@ -95,6 +95,9 @@ def _unmet(chain: Sequence[x509.Certificate], addresses: Sequence[str], cluster_
 
 def _of_leaf(leaf: x509.Certificate, pinned: bool, now: int) -> Iterator[Refused]:
     constraints, usage = extension(leaf, x509.BasicConstraints), extension(leaf, x509.KeyUsage)
+    if leaf.version is x509.Version.v1:
+        yield Refused("FL-CERT-CA", "the certificate is of version 1, which OpenSSL takes for a CA's when nodes pin it",
+                      "make one of version 3, with -addext or -extfile basicConstraints=critical,CA:FALSE")
     if (constraints is not None and constraints.ca) or (usage is not None and usage.key_cert_sign):
         yield Refused("FL-CERT-CA", "the certificate is a CA's, so its key could vouch for other certificates",
                       "make one that is none: `fairlead cert create`, or -addext basicConstraints=critical,CA:FALSE"

@@ -116,8 +116,9 @@ def test_what_those_above_it_must_be(options: dict[str, Any], code: str) -> None
     assert refused(Organisation(top, top.ca("Example Servers", NOW, **options)).owned()) == code
 
 
-def test_a_leaf_is_no_ca(organisation: Organisation) -> None:
-    between = organisation.middle.leaf(ADDRESSES, NOW)
+@pytest.mark.parametrize("certify", [False, True])
+def test_a_leaf_is_no_ca(organisation: Organisation, certify: bool) -> None:
+    between = organisation.middle.leaf(ADDRESSES, NOW, usage=key_usage(digital_signature=True, key_cert_sign=certify))
     leaf = between.leaf(ADDRESSES, NOW)
     owned = Owned(leaf.pem, leaf.key_pem, between.pem + organisation.middle.pem + organisation.top.pem)
     with pytest.raises(Refused) as refusal:
