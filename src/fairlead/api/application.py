@@ -115,7 +115,7 @@ def build(routers: Sequence[APIRouter], *, version: str, public: frozenset[str],
         for route in router.routes:
             if isinstance(route, APIRoute) and route.path not in public and permission_of(route) is None:
                 raise ValueError(f"{route.path} names no permission")
-        app.include_router(router)
+        app.router.routes.extend(router.routes)  # flat: a router in between is searched for, too, and costs more
     app.router.redirect_slashes = False
     app.add_middleware(_Plain)
     app.add_exception_handler(FairleadError, _handled(_refused))
