@@ -6,7 +6,6 @@ What a command needs is imported when it is called: `fairlead status` should not
 import contextlib
 import os
 import shutil
-import sys
 import time
 from collections.abc import Coroutine
 from pathlib import Path
@@ -27,9 +26,6 @@ STOP_S = 10.0
 COLLECTING = (50_000, 20, 1000)
 """When a daemon looks for garbage. As Python has it, all objects of an idle fleet would be walked again and again, and
 the loop would stand still meanwhile. What connections leave is found by the seldom walk, too (`test_churn`)."""
-SWITCH_S = 0.0005
-"""How long a thread of a daemon waits before it asks the loop to make way. As Python has it, ten times as long: while
-streams keep the loop busy, each question to the store waited for that, and a request asks several."""
 
 View = Annotated[str | None, typer.Option("--view", metavar="NET", help="See internal addresses in this network: for "
                                           "several nodes on one host.")]
@@ -316,7 +312,6 @@ def finish(work: Coroutine[Any, Any, Any], *, fast: bool = False) -> Any:
     if fast:
         gc.freeze()  # what is here now stays
         gc.set_threshold(*COLLECTING)
-        sys.setswitchinterval(SWITCH_S)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop if fast else None) as runner:
             return runner.run(work)
