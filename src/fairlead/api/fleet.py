@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse
 from pydantic import Field
 
-from fairlead.api.application import needs
+from fairlead.api.application import Json, needs
 from fairlead.api.asking import ADMIN_TENANT, Asking
 from fairlead.api.securechannel import Fleet, Member, member_of, uuid_of
 from fairlead.base.clock import SECOND, rfc3339
@@ -143,7 +142,7 @@ def runtimes(engines: Engines, catalogue: Catalogue) -> APIRouter:
         return {"se_connected": engines.runtime(uuid)["se_connected"]}
 
     @router.get("/api/serviceengine-inventory", summary="Engines with how they are")
-    async def inventory(request: Request, caller: str = needs("node:read")) -> JSONResponse:  # noqa: ARG001
+    async def inventory(request: Request, caller: str = needs("node:read")) -> Json:  # noqa: ARG001
         asked = Asking(request, catalogue, ENGINE)
         items = await asked.select(engines)
         page = asked.wanted.page_of(items)
@@ -153,7 +152,7 @@ def runtimes(engines: Engines, catalogue: Catalogue) -> APIRouter:
             for item, config in zip(page, shown, strict=True)]}
         if asked.wanted.more(len(items)):
             answer["next"] = asked.next_page()
-        return JSONResponse(answer, headers=asked.headers)
+        return Json(answer, headers=asked.headers)
 
     return router
 

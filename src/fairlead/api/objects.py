@@ -16,10 +16,9 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import JSONResponse
 
 from fairlead.api import documented
-from fairlead.api.application import needs
+from fairlead.api.application import Json, needs
 from fairlead.api.asking import Asking
 from fairlead.base.errors import Refused, printable
 from fairlead.objects import patch as patches
@@ -57,7 +56,7 @@ def _collection(router: APIRouter, path: str, source: Source, catalogue: Catalog
                                   "results": await asked.show(source, asked.wanted.page_of(items))}
         if asked.wanted.more(len(items)):
             answer["next"] = asked.next_page()
-        return JSONResponse(answer, headers=asked.headers)
+        return Json(answer, headers=asked.headers)
 
     if "POST" not in kind.methods:
         return
@@ -70,7 +69,7 @@ def _collection(router: APIRouter, path: str, source: Source, catalogue: Catalog
         uuid = await _forced(request, source)
         made = await changeable.make(await asked.value(fields), caller, tenant=await asked.tenant_of(fields), uuid=uuid)
         shown = (await asked.show(source, [made], written=True))[0]
-        return JSONResponse(shown, 201, asked.headers | {"location": shown["url"]})
+        return Json(shown, 201, asked.headers | {"location": shown["url"]})
 
 
 def _single(router: APIRouter, url: str, source: Source, catalogue: Catalogue) -> None:
@@ -86,7 +85,7 @@ def _single(router: APIRouter, url: str, source: Source, catalogue: Catalogue) -
                 openapi_extra=documented.merged(documented.READING, extra))
     async def one(request: Request, caller: str = needs(f"{kind.permission}:read")) -> Response:  # noqa: ARG001
         asked = Asking(request, catalogue, kind)
-        return JSONResponse((await asked.show(source, [await found(asked, request)]))[0], headers=asked.headers)
+        return Json((await asked.show(source, [await found(asked, request)]))[0], headers=asked.headers)
 
     if "PUT" in kind.methods:
         @router.put(url, summary=f"Replace a {kind.title}", responses=documented.shown(kind.model),
@@ -97,7 +96,7 @@ def _single(router: APIRouter, url: str, source: Source, catalogue: Catalogue) -
             old = await found(asked, request)
             _check_fresh(kind, old, fields)
             made = await changeable.change(old, await asked.value(fields), caller)
-            return JSONResponse((await asked.show(source, [made], written=True))[0], headers=asked.headers)
+            return Json((await asked.show(source, [made], written=True))[0], headers=asked.headers)
 
     if "PATCH" in kind.methods:
         @router.patch(url, summary=f"Change fields of a {kind.title}", responses=documented.shown(kind.model),
@@ -115,7 +114,7 @@ def _single(router: APIRouter, url: str, source: Source, catalogue: Catalogue) -
                 except Refused as refusal:
                     if refusal.code != "FL-OBJECT-STALE" or not left or "_last_modified" in body:
                         raise
-            return JSONResponse((await asked.show(source, [made], written=True))[0], headers=asked.headers)
+            return Json((await asked.show(source, [made], written=True))[0], headers=asked.headers)
 
     if "DELETE" in kind.methods:
         @router.delete(url, summary=f"Delete a {kind.title}", status_code=204, openapi_extra=extra)

@@ -37,7 +37,7 @@ class SystemClock:
 
 def rfc3339(instant: int) -> str:
     """*instant* (microseconds) as RFC 3339 text in UTC, whole seconds: ``2026-01-01T00:00:00Z``."""
-    return datetime.fromtimestamp(instant // SECOND, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return datetime.fromtimestamp(instant // SECOND, UTC).isoformat()[:19] + "Z"  # strftime takes five times as long
 
 
 def from_rfc3339(text: str) -> int:

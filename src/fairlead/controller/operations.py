@@ -1,7 +1,7 @@
 """What an operator sees and does on a Controller: the answers behind the API's ports."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import islice
 from typing import Any
 from uuid import UUID
@@ -74,7 +74,9 @@ class Operations:
 
     def nodes(self) -> list[dict[str, Any]]:
         """Every node, Controllers first."""
-        return [self._describe(n) for n in sorted(self._directory.nodes.values(), key=lambda n: (n.role, n.name))]
+        fingerprints = {entry.line: known for known, entry in self._directory.keys.items()}
+        return [self._describe(n, fingerprints)
+                for n in sorted(self._directory.nodes.values(), key=lambda n: (n.role, n.name))]
 
     def tunnels(self) -> list[dict[str, Any]]:
         """Every live connection, and those to other Controllers that are being tried."""
@@ -207,7 +209,7 @@ class Operations:
         standing = self._sessions.standing(node)
         return Member(node, standing.state, standing.address)
 
-    def _describe(self, node: Node) -> dict[str, Any]:
+    def _describe(self, node: Node, fingerprints: Mapping[str, str]) -> dict[str, Any]:
         here = node.role == "controller"
         standing = self._sessions.standing(node)
         shown: dict[str, Any] = {
@@ -215,14 +217,19 @@ class Operations:
             "role": "engine" if not here else "leader" if node.name == self._cluster.leader else "follower",
             "state": self._state(node) if here else standing.state,
             "address": ", ".join(node.endpoint.addresses) if node.endpoint else standing.address,
-            "internal_address": node.internal_address, "fingerprint": PublicKey.from_line(node.host_key).fingerprint,
+            "internal_address": node.internal_address, "fingerprint": _fingerprint(node.host_key, fingerprints),
             "joined_at": rfc3339(node.joined_at) if node.joined_at else None,
-            "user_fingerprint": PublicKey.from_line(node.user_key).fingerprint, "user": node.user,
+            "user_fingerprint": _fingerprint(node.user_key, fingerprints), "user": node.user,
             "labels": node.labels, "software": node.software, "token": node.token_id or None}
         if not here:
             shown |= {"since": rfc3339(standing.since) if standing.since else None, "skew_s": round(standing.skew_s, 3),
                       "problems": list(standing.problems), "plan_revision": standing.acknowledged}
         return shown
+
+
+def _fingerprint(line: str, known: Mapping[str, str]) -> str:
+    """Of a key, by what is *known* of lines: the directory has it already, and to compute it for a fleet takes long."""
+    return known.get(line) or PublicKey.from_line(line).fingerprint
 
 
 def _record(record: AuditRecord) -> dict[str, Any]:

@@ -20,6 +20,7 @@ def register(app: typer.Typer) -> None:
     bench.command()(failover)
     bench.command()(tunnel)
     bench.command()(handshake)
+    bench.command()(api)
     app.add_typer(bench, name="bench")
 
 
@@ -146,6 +147,34 @@ def handshake(seconds: Annotated[float, typer.Option("--seconds", min=0.05, max=
         output.as_json(bench.as_json(rounds=rounds))
     else:
         bench.show()
+
+
+def api(seconds: Annotated[float, typer.Option("--seconds", min=0.05, max=600, help=(
+            "How long each figure is measured in a round."))] = 1.0,
+        rounds: Annotated[int, typer.Option("--rounds", min=1, max=1000, help="How often.")] = 5,
+        engines: Annotated[int, typer.Option("--engines", min=1, max=1000, help="How many the Controller has.")] = 1000,
+        json: Json = False) -> None:
+    """How many requests and log-ins a Controller with 1,000 engines answers, and how late beside a bulk stream.
+
+    The same clients come to nginx with the same answers as files, and to the web framework alone; log-ins stand beside
+    bare comparisons of a password. All of it, the clients too, shares this machine. A round takes about a minute.
+    """
+    from fairlead.cli.bench.api import Bench
+    from fairlead.cli.bench.peers import Ground
+    from fairlead.cli.stage.machine import free_ports, free_views
+    from fairlead.cli.stage.processes import Processes
+    with _folder() as (folder, at_the_end):
+        bench = Bench(Ground(folder, Processes(folder), free_ports(), free_views()), seconds, output.say, engines)
+        at_the_end(bench.close)
+        bench.start()
+        for number in range(rounds):
+            output.say(f"round {number + 1} of {rounds}")
+            bench.round(number)
+        found = bench.found(rounds=rounds)
+    if json:
+        output.as_json(found.as_json())
+    else:
+        found.show()
 
 
 @contextmanager

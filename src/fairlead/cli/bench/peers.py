@@ -254,7 +254,7 @@ def sshd(ground: Ground, name: str, *settings: str) -> tuple[Started, int, Path]
 def stunnel(ground: Ground) -> Peer:
     """Two stunnel processes: TLS, a connection for each connection."""
     tool = program("stunnel")
-    certificate, key = _certificate(ground)
+    certificate, key = tls_pair(ground)
     middle, entry = _two(ground), _two(ground)
     ends = []
     for name, side, client, host, listen, to, there in (
@@ -273,7 +273,7 @@ def nginx(ground: Ground) -> Peer:
     """Two nginx with their stream modules: TLS between them, a connection for each connection."""
     tool = program("nginx")
     module = _stream_module(tool)
-    certificate, key = _certificate(ground)
+    certificate, key = tls_pair(ground)
     middle, entry = _two(ground), _two(ground)
     ends = []
     for name, side, host, listen, listening, to, there, how in (
@@ -310,7 +310,7 @@ def fairlead(ground: Ground, name: str, environment: Mapping[str, str]) -> Peer:
     stage.run("ctl-1", "controller")
     stage.join(stage.export("se-1", "--node", "se-1"), "se-1").done()
     stage.run("se-1", "engine")
-    return _offered(ground, name, stage)
+    return offered(ground, name, stage)
 
 
 def fairlead_in(ground: Ground, name: str, town: Town, environment: Mapping[str, str]) -> Peer:
@@ -319,10 +319,11 @@ def fairlead_in(ground: Ground, name: str, town: Town, environment: Mapping[str,
     town.found("ctl-1")
     town.enrol("engine", "se-1", "ctl-1")
     town.run("se-1", "engine")
-    return _offered(ground, name, town)
+    return offered(ground, name, town)
 
 
-def _offered(ground: Ground, name: str, stage: Stage) -> Peer:
+def offered(ground: Ground, name: str, stage: Stage) -> Peer:
+    """Both services, of the Controller ctl-1, where the engine se-1 reaches them. Raises Failed."""
     stage.ports |= {"bulk server": ground.bulk, "echo server": ground.echo}
     for what in ("bulk", "echo"):
         stage.offer(what, "ctl-1", f"{what} server", "engines")
@@ -340,7 +341,7 @@ def user() -> str:
     return pwd.getpwuid(os.geteuid()).pw_name
 
 
-def _certificate(ground: Ground) -> tuple[Path, Path]:
+def tls_pair(ground: Ground) -> tuple[Path, Path]:
     """A throw-away certificate for TLS, and its key."""
     certificate, key = ground.folder / "tls.pem", ground.folder / "tls.key"
     if not certificate.exists():

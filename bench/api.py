@@ -1,0 +1,8 @@
+"""`fairlead bench api`, which says what is measured; the options are its own."""
+
+import sys
+
+from fairlead.cli.main import main
+
+if __name__ == "__main__":
+    main(["bench", "api", *sys.argv[1:]])
