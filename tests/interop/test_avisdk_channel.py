@@ -8,6 +8,7 @@ import json
 import subprocess
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -227,6 +228,46 @@ def test_6_people_and_their_roles(sdk: Sdk) -> None:
     with pytest.raises(sdk.api.APIError, match="Invalid credentials"):
         sdk.session("vera", "the password of vera")
     assert session.delete(f"user/{made['uuid']}").status_code == 204
+
+
+def test_6b_what_would_silently_do_nothing_is_refused(sdk: Sdk) -> None:
+    session = sdk.session()
+    made = ok(session.post("user", data={"name": "bob", "role": "admin", "password": "the password of bob"}), 201)
+    for body in ({"is_superuser": False}, {"access": []}, {"username": "x"}, {"role": "viewer", "password": "x"}):
+        assert session.put(f"user/{made['uuid']}", data={"name": "bob"} | body).status_code == 400, body
+    assert ok(session.get(f"user/{made['uuid']}"))["role"] == "admin"
+    ok(session.put(f"user/{made['uuid']}", data={"name": "bob", "role": "operator", "is_superuser": False}))
+    stale = session.put(f"user/{made['uuid']}", data=dict(made, email="b@example.com"))
+    assert stale.status_code == 412
+    assert session.delete(f"user/{made['uuid']}").status_code == 204
+
+
+def test_6c_a_certificate_that_says_anything_is_listed_and_goes_again(sdk: Sdk, organisation: Path) -> None:
+    session = sdk.session()
+    names = ",".join(f"DNS:n{n}.example.com" for n in range(300))
+    openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "9000", "-subj",
+            "/CN=" + "c" * 60 + "/O=" + "o" * 60, "-addext", f"subjectAltName={names}", "-keyout", "far.key", "-out",
+            "far.pem", cwd=organisation)
+    made = ok(session.post("sslkeyandcertificate", data={
+        "name": "far", "certificate": {"certificate": (organisation / "far.pem").read_text()},
+        "key": (organisation / "far.key").read_text()}), 201)
+    assert made["certificate"]["days_until_expire"] > 3650
+    read = session.get_object_by_name("sslkeyandcertificate", "far")
+    ok(session.put(f"sslkeyandcertificate/{made['uuid']}", data=dict(read, created_by="me")))
+    assert ok(session.get(f"sslkeyandcertificate/{made['uuid']}"))["created_by"] == "me"
+    assert session.delete(f"sslkeyandcertificate/{made['uuid']}").status_code == 204
+
+
+def test_6d_names_in_any_script_and_changes_at_once(sdk: Sdk) -> None:
+    session = sdk.session()
+    made = session.post("cloud", data={"name": "云 a#b"})
+    assert (made.status_code, made.headers["location"].isascii()) == (201, True)
+    uuid = made.json()["uuid"]
+    with ThreadPoolExecutor(6) as threads:
+        answers = list(threads.map(lambda n: session.patch(f"cloud/{uuid}", data={"replace": {f"f{n}": n}}), range(6)))
+    assert [answer.status_code for answer in answers] == [200] * 6
+    assert {name for name in ok(session.get(f"cloud/{uuid}")) if name.startswith("f")} == {f"f{n}" for n in range(6)}
+    assert session.delete(f"cloud/{uuid}").status_code == 204
 
 
 def test_7_old_and_wrong_clients_are_answered_in_the_words_that_they_know(sdk: Sdk) -> None:

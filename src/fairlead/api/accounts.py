@@ -55,7 +55,8 @@ class User(Model):
     access: list[UserAccess] = Field(default_factory=list, max_length=1)
     is_superuser: bool | None = None
     password: Annotated[str | None, Secret()] = Field(default=None, max_length=MOST_BYTES, repr=False)
-    default_tenant_ref: Annotated[str, Ref("tenant")] = f"tenant/{ADMIN_TENANT}"
+    default_tenant_ref: Annotated[str, Ref("tenant"), Fixed("everybody begins in the tenant admin")] = (
+        f"tenant/{ADMIN_TENANT}")
     user_profile_ref: Annotated[str, Ref("useraccountprofile"), Fixed("one profile holds for everybody")] = (
         f"useraccountprofile/{DEFAULT_PROFILE}")
     is_active: Annotated[bool, Fixed("`user remove` takes an account away")] = True
@@ -115,6 +116,14 @@ class Keeping(Protocol):
         """All accounts, by name."""
         ...
 
+    async def revisions(self) -> dict[str, int]:
+        """By name: which revision of the store wrote the account."""
+        ...
+
+    def check_new(self, password: str) -> None:
+        """Whether it can be one. Raises OperatorError FL-PASSWORD."""
+        ...
+
     async def add(self, name: str, role: Role, password: str, by: str) -> Account:
         """A new account. Raises Refused, OperatorError FL-PASSWORD."""
         ...
@@ -149,7 +158,8 @@ class Users:
 
     async def items(self) -> Sequence[Item]:
         """All of them, by name."""
-        return [_item(account) for account in await self.people.everybody()]
+        revisions = await self.people.revisions()
+        return [_item(account, revisions.get(account.name, 0)) for account in await self.people.everybody()]
 
     async def item(self, uuid: str) -> Item | None:
         """One of them."""
@@ -159,6 +169,8 @@ class Users:
         """A new account. Raises Refused, OperatorError."""
         assert isinstance(value, User)
         role = _role(value)
+        if value.username not in (None, value.name):
+            raise Refused("FL-OBJECT-FIELD", "User.name and User.username differ", "say one of them")
         if role is None or value.password is None:
             raise Refused("FL-OBJECT-FIELD", "a new user has a role and a password",
                           "say access or role, and password")
@@ -172,9 +184,11 @@ class Users:
         before = old.value
         assert isinstance(value, User)
         assert isinstance(before, User)
-        if value.name != old.name:
+        if value.name != old.name or value.username not in (None, old.name):
             raise Refused("FL-OBJECT-FIXED", "a user's name cannot be changed", "add another user")
         role = _role(value, before)
+        if value.password is not None:
+            self.people.check_new(value.password)
         if (value.full_name, value.email) != (before.full_name, before.email):
             await self.people.introduce(old.name, value.full_name, value.email, by)
         if role is not None and role != before.role:
@@ -213,16 +227,21 @@ def _role(value: User, before: User | None = None) -> Role | None:
         said.append(found)
     if value.is_superuser and (before is None or not before.is_superuser):
         said.append("admin")
+    now = said[0] if said else before.role if before is not None else None
+    less = value.is_superuser is False and now == "admin"
+    if less or (before is not None and not value.access and "access" in value.model_fields_set and not said):
+        raise Refused("FL-OBJECT-FIELD", "that takes a role away and does not say which one comes in its place",
+                      "say role, or access with another role_ref")
     if len(set(said)) > 1:
         raise Refused("FL-OBJECT-FIELD", "role, access and is_superuser say different things", "say one of them")
     return said[0] if said else None
 
 
-def _item(account: Account) -> Item:
+def _item(account: Account, revision: int) -> Item:
     return Item(f"user-{account.name}", User(
         name=account.name, username=account.name, full_name=account.full_name, email=account.email, role=account.role,
         access=[UserAccess(role_ref=f"role/role-{account.role}", tenant_ref=f"tenant/{ADMIN_TENANT}",
-                           all_tenants=True)], is_superuser=account.role == "admin"))
+                           all_tenants=True)], is_superuser=account.role == "admin"), revision)
 
 
 def _privileges(role: Role) -> list[Privilege]:

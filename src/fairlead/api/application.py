@@ -37,9 +37,9 @@ SESSION_COOKIES = ("avi-sessionid", "sessionid")
 """Both hold the session's secret: clients of the public object model know it by either name."""
 _NOT_FOUND = frozenset(("FL-NODE-UNKNOWN", "FL-OBJECT-UNKNOWN", "FL-SERVICE-UNKNOWN", "FL-TENANT", "FL-TOKEN-UNKNOWN",
                         "FL-USER-KEY-UNKNOWN", "FL-USER-UNKNOWN"))
-_STATUS = {"FL-SSH-ALGORITHM": 400, "FL-LOGIN": 401, "FL-LOGIN-LOCKED": 401, "FL-ORIGIN": 403, "FL-PERMISSION": 403,
-           "FL-OBJECT-EXISTS": 409, "FL-OBJECT-REFERRED": 409, "FL-SERVICE-EXISTS": 409, "FL-USER-EXISTS": 409,
-           "FL-OBJECT-STALE": 412, "FL-LOGIN-BUSY": 429, "FL-STORE": 503, "FL-ETCD-SPACE": 503}
+_STATUS = {"FL-PASSWORD": 400, "FL-SSH-ALGORITHM": 400, "FL-LOGIN": 401, "FL-LOGIN-LOCKED": 401, "FL-ORIGIN": 403,
+           "FL-PERMISSION": 403, "FL-OBJECT-EXISTS": 409, "FL-OBJECT-REFERRED": 409, "FL-SERVICE-EXISTS": 409,
+           "FL-USER-EXISTS": 409, "FL-OBJECT-STALE": 412, "FL-LOGIN-BUSY": 429, "FL-STORE": 503, "FL-ETCD-SPACE": 503}
 _MOST_SECRETS = 4
 _IN_SESSION = ("cookie", "x-csrftoken")
 _READING = frozenset(("GET", "HEAD"))
@@ -104,7 +104,11 @@ def session_secrets(request: Request) -> list[str]:
 def check_origin(request: Request) -> None:
     """Refuse a write that a browser says comes from another site's page. Raises Refused FL-ORIGIN."""
     origin = request.headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+    try:
+        place = urlsplit(origin).netloc if origin is not None else None
+    except ValueError:
+        place = ""
+    if place is not None and place != request.headers.get("host"):
         raise Refused("FL-ORIGIN", "the request comes from a page of another site")
 
 

@@ -78,7 +78,9 @@ class Asking:
             recognised = [await source.recognise(name) for name in sorted(self.wanted.names)]
             if any(recognised):
                 return [item for item in recognised if item is not None]
-        items = [item for item in await source.items() if await self._is_theirs(item)]
+        items = list(await source.items())
+        if self.kind.scoped and (tenant := await self.tenant()) != EVERY_TENANT:
+            items = [item for item in items if item.tenant in ("", tenant)]
         if (by := self.wanted.referred_by) is not None:
             named = await self._catalogue.find(*by)
             uuids = {uuid for kind, uuid in refs(named.value) if kind == self.kind.path} if named is not None else set()
@@ -89,7 +91,9 @@ class Asking:
     async def find(self, source: Source, uuid: str) -> Item:
         """The object with that uuid. Raises Refused FL-OBJECT-UNKNOWN."""
         item = await source.item(uuid)
-        if item is None or not await self._is_theirs(item):
+        if item is not None and item.tenant and await self.tenant() not in (EVERY_TENANT, item.tenant):
+            item = None
+        if item is None:
             raise Refused("FL-OBJECT-UNKNOWN", f"{self.kind.title} object not found: {printable(uuid, 80)}",
                           f"see GET /api/{self.kind.path}")
         return item
@@ -124,9 +128,6 @@ class Asking:
             return (await self._catalogue.kept("tenant", fields["tenant_ref"])).partition("/")[2]
         tenant = await self.tenant()
         return ADMIN_TENANT if tenant == EVERY_TENANT else tenant
-
-    async def _is_theirs(self, item: Item) -> bool:
-        return not item.tenant or await self.tenant() in (EVERY_TENANT, item.tenant)
 
 
 def listing(request: Request, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import base64
 import binascii
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Annotated, Any, Literal, Protocol, TypeVar
 
 from fastapi import APIRouter, Request, Response
@@ -25,13 +26,14 @@ from fairlead.api.application import needs
 from fairlead.api.asking import Asking
 from fairlead.api.configuration import CERTIFICATE as PATH
 from fairlead.api.configuration import CHANNEL_CERTIFICATE, PORTAL_CERTIFICATE
+from fairlead.base.clock import DAY
 from fairlead.base.errors import Refused
 from fairlead.objects.catalogue import Catalogue, stale
 from fairlead.objects.model import Computed, Fixed, Item, Kind, Model, Secret, Since, refs
 from fairlead.objects.shelf import Built, Shelved, new_uuid
 from fairlead.pki import brought, own
 from fairlead.pki import chain as chains
-from fairlead.pki.certificate import der_of
+from fairlead.pki.certificate import der_of, validity
 from fairlead.pki.described import describe
 
 MOST_PEM = 64 * 1024
@@ -55,26 +57,26 @@ class KeyParams(Model):
 class Description(Model):
     """Whose it is."""
 
-    common_name: str | None = Field(default=None, max_length=64)
-    country: str | None = Field(default=None, max_length=2)
+    common_name: str | None = None
+    country: str | None = None
     distinguished_name: Said = None
-    email_address: str | None = Field(default=None, max_length=128)
-    locality: str | None = Field(default=None, max_length=128)
-    organization: str | None = Field(default=None, max_length=64)
-    organization_unit: str | None = Field(default=None, max_length=64)
-    state: str | None = Field(default=None, max_length=128)
+    email_address: str | None = None
+    locality: str | None = None
+    organization: str | None = None
+    organization_unit: str | None = None
+    state: str | None = None
 
 
 class SSLCertificate(Model):
-    """The certificate: what it is to be, or what it says."""
+    """The certificate: what it is to be, or what it says, which has no bounds; `pki.own` has those of what is made."""
 
     certificate: Pem | None = None
     certificate_signing_request: str | None = None
-    days_until_expire: int = Field(default=365, ge=-3650, le=3650)
+    days_until_expire: int = 365
     key_params: KeyParams | None = None
     self_signed: bool | None = None
     subject: Description | None = None
-    subject_alt_names: list[Annotated[str, Field(max_length=253)]] | None = Field(default=None, max_length=256)
+    subject_alt_names: list[str] | None = None
     chain_verified: Said = None
     expiry_status: Said = None
     fingerprint: Said = None
@@ -132,6 +134,8 @@ class SSLKeyAndCertificate(Model):
 
 
 T = TypeVar("T")
+_PLAIN = ("name", "type", "created_by", "dynamic_params", "is_federated", "markers", "ocsp_config")
+"""Fields that are kept as they are given, and change nothing about the certificate."""
 CERTIFICATE = Kind(PATH, "SSLKeyAndCertificate", SSLKeyAndCertificate, "certificate", scoped=True)
 BUILT = (Built(CERTIFICATE),)
 
@@ -222,9 +226,9 @@ class Certificates:
             raise stale(CERTIFICATE, old.uuid)
         before, now = _value(kept), await self.vault.now()
         same = not value.certificate.certificate or _same(value.certificate.certificate, before.certificate.certificate)
-        if same and not value.key:
-            renamed = before.model_copy(update={"name": value.name, "type": value.type})
-            return _as_of(await self.shelved.exchange(kept, replace(kept, value=renamed), by), now)
+        if same and not value.key and _pems(value) == _pems(before):
+            changed = before.model_copy(update={name: getattr(value, name) for name in _PLAIN})
+            return _as_of(await self.shelved.exchange(kept, replace(kept, value=changed), by), now)
         if names := await self.referrers(PATH, old.uuid):
             raise Refused("FL-CERT-USED", f"{old.name} is in use by {', '.join(names)}: what is presented changes by "
                           "pointing to another certificate", "make a new one, and point the configuration to it")
@@ -232,9 +236,10 @@ class Certificates:
             owned = await self._beside(_imported, value, now)
         elif before.status == PENDING:
             pending = own.Pending((before.certificate.certificate_signing_request or "").encode(), self._key(kept))
-            owned = brought.finish(pending, _text(value), _chain(value), now)
+            owned = await self._beside(brought.finish, pending, _text(value), _chain(value), now)
         else:
-            owned = brought.imported(_text(value), self._key(kept), None, _chain(value), now)
+            text = _text(value) if value.certificate.certificate else (before.certificate.certificate or "").encode()
+            owned = await self._beside(brought.imported, text, self._key(kept), None, _chain(value), now)
         sealed = {"key": self.vault.seal(_place(old.uuid), owned.key_pem)}
         return _as_of(await self.shelved.exchange(
             kept, replace(kept, value=_finished(value, owned), sealed=sealed), by), now)
@@ -248,7 +253,10 @@ class Certificates:
             raise Refused("FL-CERT-USED", f"{old.name} is in use by {', '.join(names)}: nodes know exactly that one",
                           "make a new one, and point the configuration to it")
         now = await self.vault.now()
-        renewed = own.renewed(self._opened(kept), _value(kept).certificate.days_until_expire, now)
+        opened = self._opened(kept)
+        first, last = validity(der_of(opened.certificate_pem))
+        days = min(max(1, (last - first) // DAY), own.MOST_DAYS)
+        renewed = await self._beside(own.renewed, opened, days, now)
         return _as_of(await self.shelved.exchange(kept, replace(kept, value=_finished(_value(kept), renewed)), by), now)
 
     async def remove(self, old: Item, by: str) -> None:
@@ -332,8 +340,23 @@ def _as_of(item: Item, now: int) -> Item:
     value = _value(item)
     if value.status != FINISHED or not value.certificate.certificate:
         return item
-    said = SSLCertificate.model_validate(describe(der_of(value.certificate.certificate.encode()), now))
+    said = _described(value.certificate.certificate, now // DAY)
     return replace(item, value=value.model_copy(update={"certificate": said, "key_params": said.key_params}))
+
+
+@lru_cache(512)
+def _described(pem: str, day: int) -> SSLCertificate:
+    """What a certificate says: whatever it is, it is shown, and never judged as a client's words are."""
+    said = describe(der_of(pem.encode()), day * DAY)
+    for name, model in (("subject", Description), ("key_params", KeyParams)):
+        if said.get(name) is not None:
+            said[name] = model.model_construct(**said[name])
+    return SSLCertificate.model_construct(**said)
+
+
+def _pems(value: SSLKeyAndCertificate) -> list[str]:
+    """The chain, however it is written."""
+    return ["".join((one.certificate or "").split()) for one in value.ca_certs]
 
 
 def _same(one: str, other: str | None) -> bool:
@@ -354,7 +377,7 @@ def _decoded(text: str, *, plain: bool) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
-        raise Refused("FL-CERT-FORMAT", "what should be base64 is not", "") from None
+        raise Refused("FL-CERT-FORMAT", "what should be base64 is not", "encode the file as it is") from None
 
 
 def _imported(value: SSLKeyAndCertificate, now: int) -> own.Owned:

@@ -7,12 +7,12 @@ clients that send everything find what they have sent.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from ipaddress import ip_address, ip_network, summarize_address_range
+from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_address, ip_network, summarize_address_range
 from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import Field, create_model
 
-from fairlead.base.errors import Refused
+from fairlead.base.errors import FairleadError, Refused
 from fairlead.base.networks import NOWHERE, Network, Networks
 from fairlead.objects.model import Computed, Fixed, Item, Kind, Model, Ref, Secret, Since
 from fairlead.objects.shelf import Built, Shelved
@@ -25,6 +25,7 @@ CHANNEL_CERTIFICATE = f"{CERTIFICATE}-system-default-secure-channel-cert"
 """The uuids of the certificates that the cluster makes for itself."""
 SINGLE = frozenset(("PUT", "PATCH"))
 Kept = Any
+MOST_NETWORKS = 4096
 _NOT_BUILT = Fixed("fairlead does not have it")
 
 
@@ -68,7 +69,12 @@ class IpAddrMatch(Model):
                 found += summarize_address_range(begin, end)
         except (ValueError, TypeError) as error:
             raise Refused("FL-OBJECT-FIELD", f"an address that is none: {error}", "use IP addresses") from None
-        return Networks(self.match_criteria, tuple(found))
+        if len(found) > MOST_NETWORKS:
+            raise Refused("FL-OBJECT-FIELD", f"the ranges make {len(found)} networks, {MOST_NETWORKS} are allowed",
+                          "use prefixes")
+        merged: list[Network] = [*collapse_addresses(n for n in found if isinstance(n, IPv4Network))]
+        merged += collapse_addresses(n for n in found if isinstance(n, IPv6Network))
+        return Networks(self.match_criteria, tuple(merged))
 
 
 class MgmtIpAccessControl(Model):
@@ -129,7 +135,7 @@ class SystemConfiguration(Model):
     dns_configuration: Kept = None
     dns_virtualservice_refs: Annotated[list[str] | None, _NOT_BUILT] = None
     docker_mode: bool = False
-    email_configuration: Annotated[Kept, Secret()] = None
+    email_configuration: Kept = None
     enable_cors: Annotated[bool, Since("20.1.3"), Fixed("pages of other sites do not use the API")] = False
     fips_mode: Annotated[bool, Since("20.1.1"), _NOT_BUILT] = False
     global_tenant_config: Kept = None
@@ -144,7 +150,7 @@ class SystemConfiguration(Model):
     rekey_volume_limit: Annotated[str, Since("30.2.1"), Fixed("the limit of the cipher holds")] = "default"
     secure_channel_configuration: Annotated[SecureChannelConfiguration, Since("18.1.4")] = Field(
         default_factory=SecureChannelConfiguration)
-    snmp_configuration: Annotated[Kept, Secret()] = None
+    snmp_configuration: Kept = None
     ssh_ciphers: list[str] = Field(default_factory=list, max_length=32)
     ssh_hmacs: list[str] = Field(default_factory=list, max_length=32)
     welcome_workflow_complete: Annotated[bool, Since("18.2.3")] = True
@@ -237,12 +243,12 @@ BUILT = (Built(SYSTEM, [Item("default", SystemConfiguration())]),
 class Presenting(Protocol):
     """Who presents certificates, and checks SSH's settings."""
 
-    async def check(self, before: SystemConfiguration, after: SystemConfiguration, by: str) -> None:
+    async def check(self, before: SystemConfiguration, after: SystemConfiguration) -> None:
         """Whether the one may follow the other now. Raises Refused, with every reason."""
         ...
 
-    async def settle(self, after: SystemConfiguration, by: str) -> None:
-        """Have it take effect here before the answer says so."""
+    async def settle(self, before: SystemConfiguration, after: SystemConfiguration, by: str) -> None:
+        """Have it take effect here before the answer says so. Raises Refused when it cannot; then *before* is kept."""
         ...
 
 
@@ -278,9 +284,13 @@ class Configured:
             if match is not None:
                 match.networks()
         after.algorithms()
-        await self.presenting.check(before, after, by)
+        await self.presenting.check(before, after)
         made = await self.shelved.exchange(old, replace(old, value=after), by, details=_told(before, after))
-        await self.presenting.settle(after, by)
+        try:
+            await self.presenting.settle(before, after, by)
+        except FairleadError:
+            await self.shelved.exchange(made, replace(made, value=before), by, details={"back": "1"})
+            raise
         return made
 
     async def remove(self, old: Item, by: str) -> None:  # noqa: ARG002

@@ -11,9 +11,11 @@ Rules, and the attack each stops:
    at once the second is refused, or made from what the first has left.
 """
 
+import asyncio
 import re
 from collections.abc import Mapping
 from typing import Any, cast
+from urllib.parse import quote
 
 from fastapi import APIRouter, Request, Response
 
@@ -27,6 +29,7 @@ from fairlead.objects.model import Item, Kind
 from fairlead.objects.view import whole
 
 TRIES = 3
+_IN_URL = ":/?#[]=&-._~"
 _SLUG = re.compile(r"[a-z]{1,64}-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -69,7 +72,7 @@ def _collection(router: APIRouter, path: str, source: Source, catalogue: Catalog
         uuid = await _forced(request, source)
         made = await changeable.make(await asked.value(fields), caller, tenant=await asked.tenant_of(fields), uuid=uuid)
         shown = (await asked.show(source, [made], written=True))[0]
-        return Json(shown, 201, asked.headers | {"location": shown["url"]})
+        return Json(shown, 201, asked.headers | {"location": quote(str(shown["url"]), safe=_IN_URL)})
 
 
 def _single(router: APIRouter, url: str, source: Source, catalogue: Catalogue) -> None:
@@ -79,7 +82,7 @@ def _single(router: APIRouter, url: str, source: Source, catalogue: Catalogue) -
     async def found(asked: Asking, request: Request) -> Item:
         return await asked.find(source, only or request.path_params["uuid"])
 
-    extra = documented.parameters(only)
+    extra, turn = documented.parameters(only), asyncio.Lock()
 
     @router.get(url, summary=f"Read a {kind.title}", responses=documented.shown(kind.model),
                 openapi_extra=documented.merged(documented.READING, extra))
@@ -93,9 +96,10 @@ def _single(router: APIRouter, url: str, source: Source, catalogue: Catalogue) -
         async def replace(request: Request, caller: str = needs(f"{kind.permission}:write")) -> Response:
             asked, changeable = Asking(request, catalogue, kind), cast("Changeable", source)
             fields = await asked.body()
-            old = await found(asked, request)
-            _check_fresh(kind, old, fields)
-            made = await changeable.change(old, await asked.value(fields), caller)
+            async with turn:
+                old = await found(asked, request)
+                _check_fresh(kind, old, fields)
+                made = await changeable.change(old, await asked.value(fields), caller)
             return Json((await asked.show(source, [made], written=True))[0], headers=asked.headers)
 
     if "PATCH" in kind.methods:
@@ -104,16 +108,17 @@ def _single(router: APIRouter, url: str, source: Source, catalogue: Catalogue) -
         async def patch(request: Request, caller: str = needs(f"{kind.permission}:write")) -> Response:
             asked, changeable = Asking(request, catalogue, kind), cast("Changeable", source)
             body = await asked.body()
-            for left in range(TRIES - 1, -1, -1):
-                old = await found(asked, request)
-                _check_fresh(kind, old, body)
-                value = await asked.value(patches.apply(whole(old.value), body))
-                try:
-                    made = await changeable.change(old, value, caller)
-                    break
-                except Refused as refusal:
-                    if refusal.code != "FL-OBJECT-STALE" or not left or "_last_modified" in body:
-                        raise
+            async with turn:
+                for left in range(TRIES - 1, -1, -1):
+                    old = await found(asked, request)
+                    _check_fresh(kind, old, body)
+                    value = await asked.value(patches.apply(whole(old.value), body))
+                    try:
+                        made = await changeable.change(old, value, caller)
+                        break
+                    except Refused as refusal:  # another Controller was faster
+                        if refusal.code != "FL-OBJECT-STALE" or not left or "_last_modified" in body:
+                            raise
             return Json((await asked.show(source, [made], written=True))[0], headers=asked.headers)
 
     if "DELETE" in kind.methods:

@@ -1,7 +1,7 @@
 """The API, put together: which routes and kinds of objects there are, and who has them."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
@@ -36,11 +36,12 @@ from fairlead.api.configuration import (
     SystemConfiguration,
 )
 from fairlead.api.welcome import welcoming
+from fairlead.base.networks import Networks
 from fairlead.controller.desk import Desk
 from fairlead.controller.operations import Operations
 from fairlead.controller.signing import Signing
 from fairlead.objects.catalogue import Catalogue
-from fairlead.objects.model import Kind
+from fairlead.objects.model import Item, Kind
 from fairlead.objects.shelf import Journal, Records, Shelf, Shelved
 from fairlead.transport.rules import SshRules
 from fairlead.users.keys import UserKeys
@@ -55,6 +56,8 @@ class Settings:
     """What the stored configuration says now."""
 
     shelf: Shelf
+    _networks: dict[int, tuple[Item, Networks | None]] = field(default_factory=dict)
+    """Those of the configuration as it stands: they are asked for at every request."""
 
     @property
     def system(self) -> SystemConfiguration:
@@ -64,7 +67,11 @@ class Settings:
 
     def admits(self, source: str | None) -> bool:
         """Whether somebody at that address may use the API; None: a process of this machine."""
-        networks = self.system.api_networks
+        item = self.shelf.one(configuration.SYSTEM.path, str(configuration.SYSTEM.singleton))
+        kept = self._networks.get(0)
+        if item is not None and (kept is None or kept[0] is not item):
+            kept = self._networks[0] = (item, self.system.api_networks)
+        networks = kept[1] if kept is not None else None
         return source is None or networks is None or networks.hold(source)
 
     def ssh_rules(self) -> SshRules:

@@ -288,7 +288,10 @@ class _Controller:
                     task.cancel()
 
     def _presenting_problems(self) -> list[str]:
-        return [self.presentation.problem] if self.presentation is not None and self.presentation.problem else []
+        if self.presentation is None:
+            return []
+        problem = [self.presentation.problem] if self.presentation.problem else []
+        return [*problem, *self.presentation.settings.shelf.problems]
 
     async def _write_down(self, store: MovableStore, audit: AuditLog) -> None:
         """The sums of strangers' refusals, unless the store takes too long for somebody who was told to end."""

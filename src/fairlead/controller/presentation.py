@@ -6,13 +6,14 @@ Rules, and what each stops:
    problem that `status` shows, and what was presented before stays.
 2. The secure channel's is exchanged directly only where nobody knows the old one: *ensure that there are no Service
    Engines in the system*, *only no access clouds and single node cluster* (seed). All that is unmet is said at once.
-3. Tokens name what the portal presents. Those that are open when it changes are revoked first: they would lead to a
-   refusal that looks like an attack.
+3. Tokens name what the portal presents. Those that name what it presented before are revoked: they would lead to a
+   refusal that looks like an attack. Whoever joins while it changes has the change taken back.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import structlog
 
@@ -36,6 +37,7 @@ from fairlead.portal.listener import Identity, Presented, server_identity
 from fairlead.store.protocol import StoreUnavailable
 
 log = structlog.get_logger("fairlead.controller")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,16 +73,10 @@ class Presentation:
         With a certificate that cannot be used the cluster's own stands in, so that somebody can come and mend it.
         """
         system = self.settings.system
-        try:
-            channel, known = await self._channel(_channel_of(system))
-            api = await self._api(_api_of(system))
-        except StoreUnavailable:
-            raise
-        except FairleadError as error:
-            self._trouble(error)
-            channel, known = await self._channel(CHANNEL_CERTIFICATE)
-            api = await self._api(PORTAL_CERTIFICATE)
-        self.channel, self.api, self.known = Presented(channel), Presented(api), known
+        channel, self.known = await self._or(lambda: self._channel(_channel_of(system)),
+                                             lambda: self._channel(CHANNEL_CERTIFICATE))
+        api = await self._or(lambda: self._api(_api_of(system)), lambda: self._api(PORTAL_CERTIFICATE))
+        self.channel, self.api = Presented(channel), Presented(api)
         if not self.problem:
             self._keep()
         return self.channel, self.api
@@ -89,41 +85,53 @@ class Presentation:
         """Present what the configuration and the addresses say now; what cannot be had stays as it is."""
         if self.channel is None or self.api is None:
             return
+        system, now, self.problem = self.settings.system, self.clock.monotonic(), ""
+        shown, known, api = self.channel.current, self.known, self.api.current
+        channel, known = await self._or(lambda: self._channel(_channel_of(system)), lambda: _same((shown, known)))
+        identity = await self._or(lambda: self._api(_api_of(system)), lambda: _same(api))
+        for presented, found in ((self.channel, channel), (self.api, identity)):
+            if found.certificate_hash != presented.current.certificate_hash:
+                presented.swap(found, now)
+        self.known = known
+        self._keep()
+
+    async def _or(self, wanted: Callable[[], Awaitable[T]], instead: Callable[[], Awaitable[T]]) -> T:
+        """What is wanted, or what stands in for it, with a problem that says so. Raises StoreUnavailable."""
         try:
-            channel, self.known = await self._channel(_channel_of(self.settings.system))
-            api = await self._api(_api_of(self.settings.system))
-            self.problem = ""
+            return await wanted()
         except StoreUnavailable:
             raise
         except FairleadError as error:
-            self._trouble(error)
-            return
-        for presented, identity in ((self.channel, channel), (self.api, api)):
-            if identity.certificate_hash != presented.current.certificate_hash:
-                presented.swap(identity, self.clock.monotonic())
-        self._keep()
+            self.problem = error.line()
+            log.error("certificate.unusable", code=error.code, reason=error.message)
+            return await instead()
 
-    async def check(self, before: SystemConfiguration, after: SystemConfiguration, by: str) -> None:
+    async def check(self, before: SystemConfiguration, after: SystemConfiguration) -> None:
         """Whether the certificates that *after* names may be presented. Raises Refused, with every reason."""
         if _api_of(after) != _api_of(before):
             await self._api(_api_of(after))
         if _channel_of(after) == _channel_of(before):
             return
-        unmet = self._unmet()
-        if unmet:
-            raise Refused("FL-CHANNEL-PRECONDITION", "the secure channel certificate cannot be exchanged directly: "
-                          + "; ".join(unmet), "do it before engines and followers join")
+        if unmet := self._unmet():
+            raise _precondition(unmet)
         await self._channel(_channel_of(after))
-        for token, _ in await self.desk.tokens():
-            if token.state in ("open", "reserved"):
-                await self.desk.revoke(token.id, by)
-        if self._unmet():  # somebody has joined meanwhile
-            raise Refused("FL-CHANNEL-PRECONDITION", "the secure channel certificate cannot be exchanged directly: "
-                          + "; ".join(self._unmet()), "do it before engines and followers join")
 
-    async def settle(self, after: SystemConfiguration, by: str) -> None:  # noqa: ARG002
-        """Present it before the answer says so. Raises Refused when it cannot be used after all."""
+    async def settle(self, before: SystemConfiguration, after: SystemConfiguration, by: str) -> None:
+        """Present it before the answer says so, and end the tokens that name something else.
+
+        Raises Refused when it cannot be used after all, or when somebody has joined meanwhile who knows the old one.
+        """
         await self.follow()
+        if self.problem:
+            raise Refused("FL-CERT-PAIR", f"it cannot be presented: {self.problem}", "name another certificate")
+        if _channel_of(after) == _channel_of(before):
+            return
+        if unmet := self._unmet():
+            raise _precondition(unmet)
+        current = self.desk.enrolment.office.anchor().hash.hex()
+        for token, _ in await self.desk.tokens():
+            if token.state in ("open", "reserved") and token.anchor_hash != current:
+                await self.desk.revoke(token.id, by)
 
     def _unmet(self) -> list[str]:
         nodes = self.directory.nodes.values()
@@ -169,10 +177,6 @@ class Presentation:
                           "import what the CA has issued")
         return server_identity(owned.certificate_pem.rstrip() + b"\n" + owned.chain_pem, owned.key_pem)
 
-    def _trouble(self, error: FairleadError) -> None:
-        self.problem = error.line()
-        log.error("certificate.unusable", code=error.code, reason=error.message)
-
     def _keep(self) -> None:
         """How this Controller itself knows the portal, for the next start."""
         known = self.known
@@ -181,6 +185,15 @@ class Presentation:
         if (certificates, known.tls_name) != (self.trust.ca_certificates, self.trust.tls_name):
             self.trust = self.trust.but(ca_certificates=certificates, tls_name=known.tls_name)
             self.trust.save(self.state)
+
+
+async def _same(value: T) -> T:
+    return value
+
+
+def _precondition(unmet: Sequence[str]) -> Refused:
+    return Refused("FL-CHANNEL-PRECONDITION", "the secure channel certificate cannot be exchanged directly: "
+                   + "; ".join(unmet), "do it before engines and followers join")
 
 
 def _channel_of(system: SystemConfiguration) -> str:

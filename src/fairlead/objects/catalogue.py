@@ -120,9 +120,12 @@ class Catalogue:
         meant = reference.parse(said, kind)
         source = self._sources.get(kind)
         items = await source.items() if source is not None else ()
-        for item in items:
-            if item.uuid == meant.uuid or (meant.name and item.name == meant.name):
-                return reference.kept(kind, item.uuid)
+        found = [item for item in items if item.uuid == meant.uuid or (meant.name and item.name == meant.name)]
+        if len(found) == 1:
+            return reference.kept(kind, found[0].uuid)
+        if found:
+            raise Refused("FL-OBJECT-REF", f"{len(found)} objects of several tenants are called "
+                          f"{printable(meant.name, 80)!r}", f"name one by its uuid: /api/{kind}/UUID")
         raise Refused("FL-OBJECT-REF", f"there is no {kind} {printable(meant.uuid or meant.name, 80)!r}",
                       f"see GET /api/{kind}")
 

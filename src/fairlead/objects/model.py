@@ -25,7 +25,8 @@ UNSAID = "16.4.2"
 """What a client that says no version is shown."""
 _VERSION = re.compile(r"[0-9]{1,3}(\.[0-9]{1,5}){1,3}")
 MOST_DEPTH = 24
-MOST_TEXT = 64 * 1024
+MOST_ENTRIES = 10_000
+_SECRET = re.compile(r"(?i)password|passphrase|passwd|secret|credential|community|token$|_keys?$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,18 +136,47 @@ def facts(model: type[Model]) -> tuple[Facts, ...]:
 
 def read(kind: Kind, fields: Mapping[str, Any]) -> Model:
     """The value that a client's *fields* make. Raises Refused FL-OBJECT-FIELD, FL-OBJECT-FIXED."""
+    _check_shape(fields)
     taken = _taken(kind.model, fields)
     try:
         value = kind.model.model_validate(taken)
     except ValidationError as error:
         raise _malformed(kind, error) from None
-    except RecursionError:
-        raise Refused("FL-OBJECT-FIELD", "the object nests too deeply") from None
-    for one in facts(kind.model):
-        if one.fixed and getattr(value, one.name) != one.default:
-            raise Refused("FL-OBJECT-FIXED", f"{kind.title}.{one.name} cannot be changed here: {one.fixed}",
-                          "leave the field out")
+    _check_fixed(value, kind.title)
+    if not str(getattr(value, "name", "") or "").isprintable():
+        raise Refused("FL-OBJECT-FIELD", f"{kind.title}.name has a character that cannot be printed", "leave it out")
     return value
+
+
+def _check_shape(value: Any, left: int = MOST_DEPTH) -> None:
+    """Whether an object is no deeper and no wider than any that is meant. Raises Refused FL-OBJECT-FIELD."""
+    if not isinstance(value, Mapping | list):
+        return
+    if left == 0 or len(value) > MOST_ENTRIES:
+        raise Refused("FL-OBJECT-FIELD", f"the object nests deeper than {MOST_DEPTH} levels, or has more than "
+                      f"{MOST_ENTRIES} entries in one place", "make it simpler")
+    for one in value.values() if isinstance(value, Mapping) else value:
+        _check_shape(one, left - 1)
+
+
+def _check_fixed(value: Model, where: str) -> None:
+    for one in facts(type(value)):
+        said = getattr(value, one.name)
+        if one.fixed and said != one.default:
+            raise Refused("FL-OBJECT-FIXED", f"{where}.{one.name} cannot be changed here: {one.fixed}",
+                          "leave the field out")
+        for each in said if isinstance(said, list | tuple) else (said,):
+            if isinstance(each, Model):
+                _check_fixed(each, f"{where}.{one.name}")
+
+
+def _bare(value: Any) -> Any:
+    """What does not concern us is kept, but for secrets in it: nobody here needs them, and many may read them."""
+    if isinstance(value, Mapping):
+        hidden = value.get("is_sensitive") is True
+        return {name: _bare(said) for name, said in value.items()
+                if not _SECRET.search(str(name)) and not (hidden and name == "value")}
+    return [_bare(each) for each in value] if isinstance(value, list) else value
 
 
 def _taken(model: type[Model], fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -155,9 +185,12 @@ def _taken(model: type[Model], fields: Mapping[str, Any]) -> dict[str, Any]:
     taken: dict[str, Any] = {}
     for name, value in fields.items():
         one = known.get(name)
-        if one is None or one.inner is None:
-            if one is None or not one.computed:
-                taken[name] = value
+        if one is None:
+            if not (_SECRET.search(name) and issubclass(model, Open)):
+                taken[name] = _bare(value)
+        elif one.inner is None:
+            if not one.computed:
+                taken[name] = value if one.secret or isinstance(value, str) else _bare(value)
         elif isinstance(value, list):
             taken[name] = [_taken(one.inner, each) if isinstance(each, Mapping) else each for each in value]
         else:
@@ -225,4 +258,5 @@ def _malformed(kind: Kind, error: ValidationError) -> Refused:
     where = printable(".".join(str(part) for part in first["loc"]), 200)
     if first["type"] == "extra_forbidden":
         return Refused("FL-OBJECT-FIELD", f"{kind.title} has no field {where!r}", "leave it out")
-    return Refused("FL-OBJECT-FIELD", f"{kind.title}.{where}: {first['msg']}", "")
+    return Refused("FL-OBJECT-FIELD", f"{kind.title}.{where}: {first['msg']}",
+                   "see what GET shows, or the description of the API")

@@ -7,6 +7,7 @@ without ``move`` and ``copy``.
 """
 
 import copy
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,8 @@ from fairlead.base.errors import Refused, printable
 
 OPERATIONS = ("add", "replace", "delete")
 MOST_STEPS = 256
+MOST_COMPARED = 100_000
+"""Pairs of entries that one PATCH compares: it is done while everything else waits."""
 
 
 def apply(fields: Mapping[str, Any], body: Mapping[str, Any]) -> dict[str, Any]:
@@ -26,7 +29,7 @@ def apply(fields: Mapping[str, Any], body: Mapping[str, Any]) -> dict[str, Any]:
         if given is None:
             continue
         if not isinstance(given, Mapping):
-            raise Refused("FL-OBJECT-PATCH", f"what to {operation} is an object", "")
+            raise Refused("FL-OBJECT-PATCH", f"what to {operation} is an object", "such as {\"add\": {\"field\": 1}}")
         _merge(made, operation, given, nested=True)
     if (steps := body.get("json_patch")) is not None:
         made = _steps(made, steps)
@@ -40,21 +43,33 @@ def _merge(made: dict[str, Any], operation: str, given: Mapping[str, Any], *, ne
             _merge(now, operation, value, nested=False)
         elif operation == "delete":
             if isinstance(now, list) and isinstance(value, list):
-                made[name] = [one for one in now if not any(_same(one, gone) for gone in value)]
+                made[name] = _without(now, value)
             else:
                 made.pop(name, None)
         elif operation == "add" and isinstance(now, list) and isinstance(value, list):
-            made[name] = [*now, *(one for one in value if one not in now)]
+            there = {_canonical(one) for one in now}
+            made[name] = [*now, *(one for one in value if _canonical(one) not in there)]
         else:
             made[name] = copy.deepcopy(value)
 
 
+def _without(now: list[Any], gone: list[Any]) -> list[Any]:
+    """*now* without the entries that are meant."""
+    texts, others = {_bare(one) for one in gone if isinstance(one, str)}, [o for o in gone if not isinstance(o, str)]
+    if len(now) * len(others) > MOST_COMPARED:
+        raise Refused("FL-OBJECT-PATCH", "too many entries are to be looked for at once", "delete fewer in one PATCH")
+    return [one for one in now if not (isinstance(one, str) and _bare(one) in texts)
+            and not any(_same(one, other) for other in others)]
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
 def _same(one: Any, gone: Any) -> bool:
-    """Whether an entry is meant: an object by the fields that were given, a reference whatever host it says."""
+    """Whether an entry is meant: an object by the fields that were given."""
     if isinstance(one, dict) and isinstance(gone, Mapping):
         return all(one.get(name) == value for name, value in gone.items())
-    if isinstance(one, str) and isinstance(gone, str):
-        return _bare(one) == _bare(gone)
     return bool(one == gone)
 
 
@@ -64,7 +79,8 @@ def _bare(text: str) -> str:
 
 def _steps(made: dict[str, Any], steps: Any) -> dict[str, Any]:
     if not isinstance(steps, list) or len(steps) > MOST_STEPS:
-        raise Refused("FL-OBJECT-PATCH", f"json_patch is a list of at most {MOST_STEPS} steps", "")
+        raise Refused("FL-OBJECT-PATCH", f"json_patch is a list of at most {MOST_STEPS} steps",
+                      "send several PATCHes")
     for step in steps:
         if not isinstance(step, Mapping) or not isinstance(path := step.get("path"), str):
             raise _impossible("?")
@@ -87,7 +103,8 @@ def _step(made: dict[str, Any], step: Mapping[str, Any], keys: list[str], path: 
             del here[at]
         elif operation == "test":
             if here[at] != step["value"]:
-                raise Refused("FL-OBJECT-PATCH", f"{printable(path, 80)} is not what the test expects", "")
+                raise Refused("FL-OBJECT-PATCH", f"{printable(path, 80)} is not what the test expects",
+                          "read the object again")
         elif operation == "add" and isinstance(here, list):
             here.insert(len(here) if keys[-1] == "-" else at, copy.deepcopy(step["value"]))
         elif operation == "add" or at in here or isinstance(here, list):
@@ -111,4 +128,5 @@ def _index(here: Any, key: str) -> Any:
 
 
 def _impossible(path: str) -> Refused:
-    return Refused("FL-OBJECT-PATCH", f"json_patch: {printable(path, 80)!r} cannot be changed so", "")
+    return Refused("FL-OBJECT-PATCH", f"json_patch: {printable(path, 80)!r} cannot be changed so",
+                   "see that the place is there; op is add, replace, remove or test")

@@ -48,6 +48,8 @@ _REACH_S = 10.0
 _AGAIN_S = 0.5
 MOST_BYTES = 256 * 1024
 """Of one object as the store keeps it."""
+MOST_OBJECTS = 2000
+"""Of one kind."""
 
 
 class Records(Protocol):
@@ -103,6 +105,7 @@ class Shelf:
     audit: Journal
     built: Sequence[Built]
     _found: dict[str, dict[str, Item]] = field(default_factory=dict)
+    _unread: set[str] = field(default_factory=set)
     _revision: int = 0
     _moved: asyncio.Condition = field(default_factory=asyncio.Condition)
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -126,6 +129,12 @@ class Shelf:
     def is_built(self, path: str, uuid: str) -> bool:
         """Whether the cluster began with it."""
         return any(uuid == item.uuid for built in self.built if built.kind.path == path for item in built.items)
+
+    @property
+    def problems(self) -> list[str]:
+        """Objects that are there and cannot be read: what they set does not hold here."""
+        return [f"the object {key.removeprefix(OBJECTS)} cannot be read by this version: upgrade it, or set it anew"
+                for key in sorted(self._unread)]
 
     async def load(self) -> None:
         """Read all of it."""
@@ -164,12 +173,14 @@ class Shelf:
                        for one in self.all(kind.path) if item.name):
                     raise Refused("FL-OBJECT-EXISTS", f"{kind.title} {printable(item.name, 80)} already exists",
                                   "change that one, or choose another name")
+                if old is None and len(self.all(kind.path)) >= MOST_OBJECTS:
+                    raise Refused("FL-OBJECT-MANY", f"there are {MOST_OBJECTS} {kind.title} objects", "delete some")
                 now = self.one(kind.path, item.uuid)
                 if (now is None) != (old is None) or (old is not None and now != old):
                     raise stale(kind, item.uuid)
                 made = replace(item, modified=max(await self.store.now(), (old.modified if old else 0) + 1))
                 key = _key(kind.path, item.uuid)
-                then = [Put(key, _encode(made)), Put(CHANGED, key.encode())]
+                then = [Put(key, _encode(kind, made)), Put(CHANGED, key.encode())]
                 outcome = await self.audit.append_with([*compare, marker], then, [entry])
                 if outcome.succeeded:
                     await self.reached(outcome.revision)
@@ -223,6 +234,9 @@ class Shelf:
             self._found[path] |= {item.uuid: item for item in built.items if item.uuid == uuid}
         elif (item := _decode(built.kind, uuid, value)) is not None:
             self._found[path][uuid] = item
+            self._unread.discard(key)
+        else:
+            self._unread.add(key)
 
     async def _advance(self, revision: int, *, again: bool = False) -> None:
         async with self._moved:
@@ -289,12 +303,15 @@ def _key(path: str, uuid: str) -> str:
     return f"{OBJECTS}{path}/{uuid}"
 
 
-def _encode(item: Item) -> bytes:
+def _encode(kind: Kind, item: Item) -> bytes:
     kept = _Stored(modified=item.modified, tenant=item.tenant, value=item.value.model_dump(exclude_unset=True),
                    sealed=dict(item.sealed))
     data = kept.model_dump_json().encode()
     if len(data) > MOST_BYTES:
-        raise Refused("FL-OBJECT-LARGE", f"the object takes {len(data)} bytes, {MOST_BYTES} are allowed", "")
+        raise Refused("FL-OBJECT-LARGE", f"the object takes {len(data)} bytes, {MOST_BYTES} are allowed",
+                      "make it smaller")
+    if _decode(kind, item.uuid, data) is None:
+        raise Refused("FL-OBJECT-FIELD", f"the {kind.title} could not be read again", "make it simpler")
     return data
 
 

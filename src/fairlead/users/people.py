@@ -71,6 +71,14 @@ class People:
         """All accounts, by name."""
         return [decode(record.value) for record in (await self._store.list(USERS)).records]
 
+    async def revisions(self) -> dict[str, int]:
+        """By name: which revision of the store wrote the account."""
+        return {r.key.removeprefix(USERS): r.revision for r in (await self._store.list(USERS)).records}
+
+    def check_new(self, password: str) -> None:
+        """Whether it can be one. Raises OperatorError FL-PASSWORD."""
+        check_password(password)
+
     async def named(self, name: str) -> Account:
         """The account *name*. Raises Refused FL-USER-UNKNOWN."""
         return (await self._read(name))[0]

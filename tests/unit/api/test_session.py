@@ -107,7 +107,7 @@ async def test_a_write_needs_the_token_of_its_own_session(app: FastAPI) -> None:
         assert (await client.delete("/api/node/x")).json()["code"] == "FL-TEST"
 
 
-@pytest.mark.parametrize("origin", ["https://evil.example", "null", "https://ctl-1.evil.example", "https://ctl-1:444"])
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://[", "", "https://ctl-1.evil.example", "https://ctl-1:444"])
 async def test_a_page_of_another_site_writes_nothing(app: FastAPI, people: People, origin: str) -> None:
     async with afar(app, "s-admin", origin=origin) as client:
         for path, body in (("/api/stop", None), ("/login", {"username": "a", "password": "right"}), ("/logout", None)):

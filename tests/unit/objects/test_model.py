@@ -26,6 +26,8 @@ from fairlead.objects.view import View, whole
 
 class Inner(Model):
     x: int = 1
+    safe: Annotated[bool, Fixed("it has to be")] = True
+    kept: Any = None
     said: Annotated[str | None, Computed()] = None
     other_ref: Annotated[str | None, Ref("thing")] = None
 
@@ -46,6 +48,9 @@ class Loose(Open):
     name: str
 
 
+DEEP: Any = []
+for _ in range(300):
+    DEEP = [DEEP]
 THING = Kind("thing", "Thing", Thing, "thing")
 
 
@@ -57,6 +62,10 @@ def test_what_only_the_server_says_is_passed_over_at_every_level() -> None:
 @pytest.mark.parametrize(("fields", "code"), [
     ({"name": "a", "is_superuser": True}, "FL-OBJECT-FIELD"), ({}, "FL-OBJECT-FIELD"),
     ({"name": "a", "size": 10}, "FL-OBJECT-FIELD"), ({"name": "a", "safe": False}, "FL-OBJECT-FIXED"),
+    ({"name": "a", "inner": {"safe": False}}, "FL-OBJECT-FIXED"),
+    ({"name": "a", "many": [{}, {"safe": False}]}, "FL-OBJECT-FIXED"),
+    ({"name": "a\r\nSet-Cookie: x"}, "FL-OBJECT-FIELD"), ({"name": "a", "inner": {"kept": DEEP}}, "FL-OBJECT-FIELD"),
+    ({"name": "a", "inner": {"kept": list(range(20_000))}}, "FL-OBJECT-FIELD"),
     ({"name": "a", "inner": {"y": 1}}, "FL-OBJECT-FIELD"), ({"name": ["canary"]}, "FL-OBJECT-FIELD")])
 def test_what_is_not_a_field_or_not_to_be_set_is_refused(fields: dict[str, Any], code: str) -> None:
     with pytest.raises(FairleadError) as refused:
@@ -71,6 +80,18 @@ def test_an_open_kind_keeps_what_it_does_not_know() -> None:
     shown = View("https://c", (16, 4, 2)).show(kind, item)
     assert shown["mtu"] == 9000
     assert whole(item.value) == {"name": "a", "mtu": 9000}
+
+
+def test_attack_secrets_in_what_does_not_concern_us_are_not_kept() -> None:
+    """What clients send along for another product: nobody here needs it, and every viewer would read it."""
+    hidden = {"username": "u", "password": "canary", "deep": [{"api_token": "canary", "x_key": "canary"}],
+              "params": [{"name": "n", "value": "canary", "is_sensitive": True}]}
+    kind = Kind("loose", "Loose", Loose, "loose")
+    value = read(kind, {"name": "a", "vcenter": hidden, "root_password": "canary", "labels": [{"key": "k"}]})
+    assert "canary" not in repr(value)
+    assert whole(value)["vcenter"]["username"] == "u"
+    assert whole(value)["labels"] == [{"key": "k"}]
+    assert "canary" not in repr(read(THING, {"name": "a", "inner": {"kept": hidden}}))
 
 
 def test_a_secret_is_in_no_view_and_no_text() -> None:

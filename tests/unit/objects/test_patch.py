@@ -52,6 +52,15 @@ def test_what_is_no_patch_is_refused(body: dict[str, Any]) -> None:
     assert refused.value.code == "FL-OBJECT-PATCH"
 
 
+def test_attack_a_large_patch_takes_no_time() -> None:
+    """Both lists as long as a body may be: each pair was compared once, and the Controller stood still for minutes."""
+    many = [f"a{n}" for n in range(10_000)]
+    assert apply({"x": many}, {"delete": {"x": [f"b{n}" for n in range(10_000)]}}) == {"x": many}
+    assert len(apply({"x": many}, {"add": {"x": [f"b{n}" for n in range(10_000)]}})["x"]) == 20_000
+    with pytest.raises(FairleadError, match="too many"):
+        apply({"x": many}, {"delete": {"x": [{"n": n} for n in range(10_000)]}})
+
+
 LEAF = st.none() | st.integers() | st.text(max_size=2)
 KEYS = st.sampled_from(["a", "b"])
 JSON = LEAF | st.lists(LEAF, max_size=2) | st.dictionaries(
