@@ -10,6 +10,7 @@ Rules, and the attack each stops:
    only who reads the secret's other cookie knows, and from which the secret does not follow.
 """
 
+import asyncio
 import hmac
 import secrets
 from collections.abc import Sequence
@@ -79,10 +80,11 @@ class Sessions:
         if not 0 < len(secret) <= _MOST_SECRET:
             return None
         key = _key(secret)
-        record = await self._store.get(key)
+        # together: beside a busy stream each way to the store and back takes milliseconds
+        record, now = await asyncio.gather(self._store.get(key), self._store.now())
         if record is None:
             return None
-        session, now = _SESSION.validate_json(record.value), await self._store.now()
+        session = _SESSION.validate_json(record.value)
         kept = await self._store.get(USERS + session.user)
         account = decode(kept.value) if kept else None
         if account is None or account.stamp != session.stamp or now - session.seen > IDLE or (
