@@ -233,7 +233,9 @@ def test_6_people_and_their_roles(sdk: Sdk) -> None:
 def test_6b_what_would_silently_do_nothing_is_refused(sdk: Sdk) -> None:
     session = sdk.session()
     made = ok(session.post("user", data={"name": "bob", "role": "admin", "password": "the password of bob"}), 201)
-    for body in ({"is_superuser": False}, {"access": []}, {"username": "x"}, {"role": "viewer", "password": "x"}):
+    refused: tuple[dict[str, Any], ...] = (
+        {"is_superuser": False}, {"access": []}, {"username": "x"}, {"role": "viewer", "password": "x"})
+    for body in refused:
         assert session.put(f"user/{made['uuid']}", data={"name": "bob"} | body).status_code == 400, body
     assert ok(session.get(f"user/{made['uuid']}"))["role"] == "admin"
     ok(session.put(f"user/{made['uuid']}", data={"name": "bob", "role": "operator", "is_superuser": False}))
