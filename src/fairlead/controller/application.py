@@ -13,6 +13,7 @@ from fairlead.api import (
     certificates,
     cluster,
     configuration,
+    description,
     enrolment,
     fleet,
     later,
@@ -22,6 +23,7 @@ from fairlead.api import (
     securechannel,
     services,
     session,
+    swaggerui,
     system,
     users,
 )
@@ -37,7 +39,7 @@ from fairlead.objects.model import Kind
 from fairlead.objects.shelf import Journal, Records, Shelf, Shelved
 from fairlead.users.people import People
 
-PUBLIC = system.PUBLIC | session.PUBLIC | cluster.PUBLIC
+PUBLIC = system.PUBLIC | session.PUBLIC | cluster.PUBLIC | swaggerui.PUBLIC
 """Paths that are open to strangers."""
 
 
@@ -122,12 +124,18 @@ def routers(parts: Parts) -> Sequence[APIRouter]:
         later.Nothing(later.UPGRADE_STATUS))
     for source in sources:
         catalogue.add(source)
+    settings = Settings(parts.shelf)
+
+    def no_pages() -> bool:
+        return settings.system.portal_configuration.disable_swagger
+
     return [
         system.routes(operations, parts.version), system.stopping(parts.stop), session.routes(people, parts.version),
         users.routes(people), enrolment.routes(desk, operations), nodes.reading(operations),
         nodes.writing(operations, operations), services.reading(operations), services.writing(operations),
         mesh.routes(operations), audit.routes(operations), backup.routes(parts.backups),
         cluster.routes(operations, operations, system.public_version(parts.version)),
-        securechannel.generating(desk, catalogue, Settings(parts.shelf)), fleet.runtimes(engines, catalogue),
+        securechannel.generating(desk, catalogue, settings), fleet.runtimes(engines, catalogue),
         fleet.cloud_status(clouds, catalogue), certificates.renewing(parts.certificates, catalogue),
+        description.routes(catalogue.kinds.values), swaggerui.routes(no_pages),
         *(objects.routes(source, catalogue) for source in sources)]
