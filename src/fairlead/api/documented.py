@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from fairlead.objects.model import Facts, Kind, Model, facts
+from fairlead.objects.patch import MOST_STEPS
 
 Extra = dict[str, Any]
 _PLACE = "#/components/schemas/"
@@ -30,6 +31,11 @@ def _query(name: str, text: str, kind: str = "string", **more: Any) -> Extra:
     return {"name": name, "in": "query", "required": False, "description": text, "schema": {"type": kind} | more}
 
 
+def _number(name: str, text: str, most: int) -> Extra:
+    schema = {"anyOf": [{"type": "integer", "minimum": 1, "maximum": most}, {"const": ""}]}
+    return {"name": name, "in": "query", "required": False, "description": text, "schema": schema}
+
+
 _VERSION = {"name": "X-Avi-Version", "in": "header", "required": False,
             "schema": {"type": "string", "pattern": r"^(1[6-9]|[2-9][0-9])(\.[0-9]{1,5}){1,3}$"},
             "description": "The release of the public model that the client speaks."}
@@ -38,18 +44,20 @@ _TENANT = {"name": "X-Avi-Tenant", "in": "header", "required": False, "schema": 
 _NAMED = r"^[a-z]{1,64}:[A-Za-z0-9_.-]{1,128}$"
 _READ = [_VERSION, _TENANT, _query("fields", "Fields that are wanted, separated by commas."),
          _query("include_name", "Show the names of what references name."),
-         _query("skip_default", "Leave out what has its default.", "boolean")]
+         _query("skip_default", "Leave out what has its default: true; anything else says no.")]
 READING: Extra = {"parameters": _READ}
 LISTING: Extra = {"parameters": [
-    *_READ, _query("page", "Which page.", "integer", minimum=1, maximum=1_000_000),
-    _query("page_size", "How many on a page.", "integer", minimum=1, maximum=1000),
+    *_READ, _number("page", "Which page; empty: the first.", 1_000_000),
+    _number("page_size", "How many on a page; empty: 200.", 1000),
     _query("name", "Only the one of that name."), _query("uuid", "Only the one with that uuid."),
     _query("refers_to", "Only those that name KIND:UUID.", pattern=_NAMED),
     _query("referred_by", "Only those that KIND:UUID names.", pattern=_NAMED)]}
 _PATCH: Extra = {"type": "object", "minProperties": 1, "additionalProperties": False, "properties": {
     **{name: {"type": "object"} for name in ("add", "replace", "delete")},
-    "json_patch": {"type": "array", "items": {"type": "object"}}, "_last_modified": {"type": "string"},
-    "uuid": {"type": "string"}, "url": {"type": "string"}}}
+    "json_patch": {"type": "array", "maxItems": MOST_STEPS, "items": {
+        "type": "object", "required": ["op", "path"], "properties": {
+            "op": {"enum": ["add", "replace", "remove", "test"]}, "path": {"type": "string", "pattern": "^/"}}}},
+    "_last_modified": {"type": "string"}, "uuid": {"type": "string"}, "url": {"type": "string"}}}
 PATCHING: Extra = {"parameters": [_VERSION, _TENANT],
                    "requestBody": {"required": True, "content": {"application/json": {"schema": _PATCH}}}}
 _SPOKEN: Extra = {"AVI_API_VERSION": {"schema": {"type": "string"},

@@ -70,7 +70,8 @@ def _collection(router: APIRouter, path: str, source: Source, catalogue: Catalog
         uuid = await _forced(request, source)
         made = await changeable.make(await asked.value(fields), caller, tenant=await asked.tenant_of(fields), uuid=uuid)
         shown = (await asked.show(source, [made], written=True))[0]
-        return JSONResponse(shown, 201, asked.headers | {"location": shown["url"]})
+        place = str(shown["url"]).partition("#")[0]  # behind it stands the name, in any letters; a header has few
+        return JSONResponse(shown, 201, asked.headers | {"location": place})
 
 
 def _single(router: APIRouter, url: str, source: Source, catalogue: Catalogue) -> None:
