@@ -16,7 +16,7 @@ BODIES = {
     "not UTF-8": b'{"name": "\xff"}', "UTF-16": '{"name": "x"}'.encode("utf-16"), "nothing": b"", "null": b"null",
     "a list": b"[1]", "a text": b'"x"', "nul": b'{"name": "\\u0000", "role": "\\u0000"}',
     "large": b'{"name": "' + b"x" * MOST_BODY + b'"}',
-    "other types": b'{"name": {}, "role": [], "labels": 1, "port": "x", "allow": {}, "request": 7, "_last_modified": []}'}
+    "other types": b'{"name": {}, "role": [], "labels": 1, "port": "x", "allow": {}, "request": 7, "uuid": []}'}
 QUERIES = ("page=1e9", "page=-1&page_size=0", "page=" + "9" * 400, "page=1&page=x&page=2", "name=%00", "name=%ff%fe",
            "limit=1e9", "limit=" + "9" * 5000, "refers_to=%00:%00", "refers_to=::", "fields=,,,%ff", "&&==&%",
            "node=%ff&service=%00",
