@@ -10,6 +10,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -346,4 +347,5 @@ def _engine(state: Path, node_id: str) -> None:
 
 
 def _leave(state: Path) -> None:
-    daemons.engine_leave(cast("typer.Context", None), state=state)
+    context = SimpleNamespace(find_root=lambda: SimpleNamespace(obj=None))
+    daemons.engine_leave(cast("typer.Context", context), state=state)

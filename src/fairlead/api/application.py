@@ -28,6 +28,7 @@ from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from fairlead.api.headers import Headers
 from fairlead.base.errors import FairleadError, OperatorError, Refused
 from fairlead.users.roles import Person, permits
 
@@ -120,6 +121,7 @@ def build(routers: Sequence[APIRouter], *, version: str, public: frozenset[str],
     """
     app = FastAPI(title="fairlead", version=version, openapi_url=None, docs_url=None, redoc_url=None)
     app.state.people = people
+    app.state.routes = [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
     for router in routers:
         for route in router.routes:
             if isinstance(route, APIRoute) and route.path not in public and permission_of(route) is None:
@@ -129,6 +131,7 @@ def build(routers: Sequence[APIRouter], *, version: str, public: frozenset[str],
     app.add_middleware(_Plain)
     if admits is not None:
         app.add_middleware(_Gate, admits=admits)
+    app.add_middleware(Headers)
     app.add_exception_handler(FairleadError, _handled(_refused))
     app.add_exception_handler(RequestValidationError, _handled(_malformed))
     app.add_exception_handler(HTTPException, _handled(_http))
@@ -178,7 +181,16 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     code = {404: "FL-API-ROUTE", 405: "FL-API-METHOD"}.get(error.status_code, "FL-API")
     text = f"Method {request.method!r} not allowed" if error.status_code == 405 else str(error.detail)
-    return problem(error.status_code, Refused(code, text))
+    answer = problem(error.status_code, Refused(code, text))
+    if error.status_code == 405:
+        answer.headers["allow"] = ", ".join(sorted(_methods(request)))
+    return answer
+
+
+def _methods(request: Request) -> set[str]:
+    """Those of every route that has the request's path."""
+    return {method for route in request.app.state.routes if route.path_regex.fullmatch(request.scope["path"])
+            for method in route.methods}
 
 
 class _Plain:

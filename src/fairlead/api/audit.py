@@ -4,7 +4,9 @@ from typing import Any, Protocol
 
 from fastapi import APIRouter
 
+from fairlead.api import answers
 from fairlead.api.application import collection, needs
+from fairlead.api.documented import answer, several
 
 
 class Auditing(Protocol):
@@ -21,13 +23,13 @@ class Auditing(Protocol):
 
 def routes(audit: Auditing) -> APIRouter:
     """GET audit, audit/verify."""
-    router = APIRouter()
+    router = APIRouter(tags=["Audit"])
 
-    @router.get("/api/audit")
+    @router.get("/api/audit", summary="The newest audit records of this node", responses=several(answers.Record))
     async def records(limit: int = 100, caller: str = needs("audit:read")) -> dict[str, Any]:  # noqa: ARG001
         return collection(await audit.recent(max(1, min(limit, 10_000))))
 
-    @router.get("/api/audit/verify")
+    @router.get("/api/audit/verify", summary="Verify the chain of audit records", responses=answer(answers.Verified))
     async def verify(caller: str = needs("audit:read")) -> dict[str, Any]:  # noqa: ARG001
         return await audit.check()
 

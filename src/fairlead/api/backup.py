@@ -6,7 +6,9 @@ from typing import Any, Protocol
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from fairlead.api import answers
 from fairlead.api.application import needs
+from fairlead.api.documented import answer
 from fairlead.base.clock import rfc3339
 from fairlead.keys.wire import b64
 
@@ -42,9 +44,9 @@ class Wanted(BaseModel):
 
 def routes(backups: Saving) -> APIRouter:
     """POST backup."""
-    router = APIRouter()
+    router = APIRouter(tags=["Backup"])
 
-    @router.post("/api/backup")
+    @router.post("/api/backup", summary="Make a sealed backup", responses=answer(answers.Backup))
     async def create(body: Wanted, response: Response, caller: str = needs("backup:create")) -> dict[str, Any]:
         made = await backups.create(body.recipient, body.passphrase, caller)
         response.headers["cache-control"] = "no-store"

@@ -22,6 +22,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import Field
 
+from fairlead.api import documented
 from fairlead.api.application import needs
 from fairlead.api.asking import Asking
 from fairlead.api.configuration import CERTIFICATE as PATH
@@ -307,7 +308,8 @@ def renewing(certificates: Certificates, catalogue: Catalogue) -> APIRouter:
     """POST sslkeyandcertificate/UUID/renew."""
     router = APIRouter(tags=[CERTIFICATE.title])
 
-    @router.post(f"/api/{PATH}/{{uuid}}/renew", summary="Renew a self-signed certificate")
+    @router.post(f"/api/{PATH}/{{uuid}}/renew", summary="Renew a self-signed certificate",
+                 responses=documented.shown(SSLKeyAndCertificate))
     async def renew(request: Request, uuid: str, caller: str = needs("certificate:write")) -> Response:
         asked = Asking(request, catalogue, CERTIFICATE)
         made = await certificates.renew(await asked.find(certificates, uuid), caller)

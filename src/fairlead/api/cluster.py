@@ -8,9 +8,11 @@ from typing import Annotated, Any, Protocol
 from fastapi import APIRouter, Request, Response
 from pydantic import Field
 
+from fairlead.api import answers
 from fairlead.api.application import caller_of, needs
 from fairlead.api.asking import ADMIN_TENANT
 from fairlead.api.configuration import IpAddr
+from fairlead.api.documented import answer
 from fairlead.base.errors import Refused
 from fairlead.objects.model import Fixed, Item, Kind, Model, Ref, Since
 from fairlead.objects.shelf import Built, Shelved
@@ -138,13 +140,14 @@ def routes(controllers: Describing, authority: Certifying, version: dict[str, An
     """GET cluster/status, cluster/runtime, cluster/version, cluster/ca; POST cluster/client-certificate."""
     router = APIRouter(tags=["Cluster"])
 
-    @router.get("/api/cluster/status", summary="Who is a member of the store, and who leads")
+    @router.get("/api/cluster/status", summary="Who is a member of the store, and who leads",
+                responses=answer(answers.ClusterStatus))
     async def get_cluster(request: Request) -> dict[str, Any]:
         known = await caller_of(request, "status:read")
         found = await controllers.cluster()
         return (found if known else {}) | {"cluster_state": _state(found)}
 
-    @router.get("/api/cluster/runtime", summary="How the Controllers are")
+    @router.get("/api/cluster/runtime", summary="How the Controllers are", responses=answer(answers.ClusterStatus))
     async def runtime(request: Request) -> dict[str, Any]:
         known = await caller_of(request, "status:read")
         found = await controllers.cluster()
@@ -158,15 +161,16 @@ def routes(controllers: Describing, authority: Certifying, version: dict[str, An
                 for m in found["members"]]
         return shown
 
-    @router.get("/api/cluster/version", summary="The version of the software")
+    @router.get("/api/cluster/version", summary="The version of the software", responses=answer(answers.PublicVersion))
     async def get_version(caller: str = needs("status:read")) -> dict[str, Any]:  # noqa: ARG001
         return version
 
-    @router.get("/api/cluster/ca", summary="The root CA's certificate")
+    @router.get("/api/cluster/ca", summary="The root CA's certificate", responses=answer(answers.Authority))
     async def get_ca(caller: str = needs("status:read")) -> dict[str, Any]:  # noqa: ARG001
         return {"ca": await authority.ca()}
 
-    @router.post("/api/cluster/client-certificate", summary="A certificate for a client of the store")
+    @router.post("/api/cluster/client-certificate", summary="A certificate for a client of the store",
+                 responses=answer(answers.ClientCertificate))
     async def certificate(response: Response, caller: str = needs("cluster:certificate")) -> dict[str, Any]:
         response.headers["cache-control"] = "no-store"
         return await authority.client_certificate(caller)

@@ -5,8 +5,10 @@ from typing import Any, Literal, Protocol
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from fairlead.api import answers
 from fairlead.api.application import needs
 from fairlead.api.asking import listing
+from fairlead.api.documented import answer, several
 from fairlead.base.clock import rfc3339
 from fairlead.base.errors import Refused
 from fairlead.enrol import bundle as bundles
@@ -54,9 +56,9 @@ class Export(BaseModel):
 
 def routes(enrolment: Issuing, audit: Recording) -> APIRouter:
     """POST bundle; GET token, token/ID; DELETE token/ID."""
-    router = APIRouter()
+    router = APIRouter(tags=["Enrolment"])
 
-    @router.post("/api/bundle")
+    @router.post("/api/bundle", summary="Issue a credential bundle", responses=answer(answers.Bundle))
     async def export(body: Export, caller: str = needs("bundle:write")) -> Response:
         if body.request is None:
             made = await enrolment.issue(role=body.role, node=body.node, source=body.source,
@@ -68,18 +70,18 @@ def routes(enrolment: Issuing, audit: Recording) -> APIRouter:
         return Response(bundles.seal(made, asked.encoded(), asked.recipient), media_type="application/json",
                         headers={"cache-control": "no-store"})
 
-    @router.get("/api/token")
+    @router.get("/api/token", summary="List the tokens", responses=several(answers.Token))
     async def tokens(request: Request, caller: str = needs("token:read")) -> dict[str, Any]:  # noqa: ARG001
         return listing(request, [describe(token, refusals) for token, refusals in await enrolment.tokens()])
 
-    @router.get("/api/token/{token_id}")
+    @router.get("/api/token/{token_id}", summary="A token and its history", responses=answer(answers.TokenHistory))
     async def token(token_id: str, caller: str = needs("token:read")) -> dict[str, Any]:  # noqa: ARG001
         found = [describe(t, n) for t, n in await enrolment.tokens() if t.id == token_id]
         if not found:
             raise Refused("FL-TOKEN-UNKNOWN", f"there is no token {token_id[:40]}", "see `fairlead token list`")
         return found[0] | {"history": await audit.about(token_id)}
 
-    @router.delete("/api/token/{token_id}")
+    @router.delete("/api/token/{token_id}", summary="Make a token worthless", responses=answer(answers.Token))
     async def revoke(token_id: str, caller: str = needs("token:write")) -> dict[str, Any]:
         return describe(await enrolment.revoke(token_id, caller), 0)
 

@@ -11,8 +11,10 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Request
 from pydantic import Field
 
+from fairlead.api import answers
 from fairlead.api.application import Json, needs
 from fairlead.api.asking import ADMIN_TENANT, Asking
+from fairlead.api.documented import LISTING, answer, several
 from fairlead.api.securechannel import Fleet, Member, member_of, uuid_of
 from fairlead.base.clock import SECOND, rfc3339
 from fairlead.base.errors import Refused
@@ -133,15 +135,18 @@ def runtimes(engines: Engines, catalogue: Catalogue) -> APIRouter:
     """GET serviceengine/UUID/runtime, .../connected; serviceengine-inventory."""
     router = APIRouter(tags=["ServiceEngine"])
 
-    @router.get("/api/serviceengine/{uuid}/runtime", summary="How an engine is")
+    @router.get("/api/serviceengine/{uuid}/runtime", summary="How an engine is",
+                responses=answer(answers.EngineRuntime))
     async def runtime(uuid: str, caller: str = needs("node:read")) -> dict[str, Any]:  # noqa: ARG001
         return engines.runtime(uuid)
 
-    @router.get("/api/serviceengine/{uuid}/connected", summary="Whether an engine is connected")
+    @router.get("/api/serviceengine/{uuid}/connected", summary="Whether an engine is connected",
+                responses=answer(answers.Connected))
     async def connected(uuid: str, caller: str = needs("node:read")) -> dict[str, Any]:  # noqa: ARG001
         return {"se_connected": engines.runtime(uuid)["se_connected"]}
 
-    @router.get("/api/serviceengine-inventory", summary="Engines with how they are")
+    @router.get("/api/serviceengine-inventory", summary="Engines with how they are",
+                responses=several(answers.EngineInventory), openapi_extra=LISTING)
     async def inventory(request: Request, caller: str = needs("node:read")) -> Json:  # noqa: ARG001
         asked = Asking(request, catalogue, ENGINE)
         items = await asked.select(engines)
@@ -161,7 +166,8 @@ def cloud_status(clouds: Shelved, catalogue: Catalogue) -> APIRouter:
     """GET cloud/UUID/status."""
     router = APIRouter(tags=["Cloud"])
 
-    @router.get("/api/cloud/{uuid}/status", summary="Whether a cloud is ready for engines")
+    @router.get("/api/cloud/{uuid}/status", summary="Whether a cloud is ready for engines",
+                responses=answer(answers.CloudStatus))
     async def status(request: Request, uuid: str, caller: str = needs("fleet:read")) -> dict[str, Any]:  # noqa: ARG001
         item = await Asking(request, catalogue, CLOUD).find(clouds, uuid)
         return {"uuid": item.uuid, "state": "CLOUD_STATE_PLACEMENT_READY", "reason": ""}

@@ -6,7 +6,9 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from fairlead.api import answers
 from fairlead.api.application import collection, needs
+from fairlead.api.documented import answer, several
 from fairlead.users.keys import MOST_COMMENT, MOST_LINE, UserKey
 
 
@@ -37,30 +39,34 @@ class New(BaseModel):
 
 def routes(keys: Managing) -> APIRouter:
     """GET, POST user/NAME/key; DELETE user/NAME/key/FINGERPRINT; the same of useraccount/key for one's own."""
-    router = APIRouter()
+    router = APIRouter(tags=["User"])
 
-    @router.get("/api/user/{name}/key")
+    @router.get("/api/user/{name}/key", summary="List the SSH keys of somebody", responses=several(answers.UserKey))
     async def listed(name: str, caller: str = needs("user:read")) -> dict[str, Any]:  # noqa: ARG001
         return collection([key.describe() for key in await keys.of(name)])
 
-    @router.post("/api/user/{name}/key")
+    @router.post("/api/user/{name}/key", status_code=201, summary="Let a key in",
+                 responses=answer(answers.UserKey, status=201))
     async def add(name: str, body: New, caller: str = needs("user:write")) -> JSONResponse:
         return JSONResponse((await keys.add(name, body.key, body.comment, caller)).describe(), 201)
 
-    @router.delete("/api/user/{name}/key/{fingerprint:path}")
+    @router.delete("/api/user/{name}/key/{fingerprint:path}", summary="Let a key in no longer",
+                   responses=answer(answers.Removed))
     async def remove(name: str, fingerprint: str, caller: str = needs("user:write")) -> dict[str, Any]:
         await keys.remove(name, fingerprint, caller)
         return {"removed": fingerprint}
 
-    @router.get("/api/useraccount/key")
+    @router.get("/api/useraccount/key", summary="List your SSH keys", responses=several(answers.UserKey))
     async def own(caller: str = needs("session:own")) -> dict[str, Any]:
         return collection([key.describe() for key in await keys.of(caller)])
 
-    @router.post("/api/useraccount/key")
+    @router.post("/api/useraccount/key", status_code=201, summary="Let a key of yours in",
+                 responses=answer(answers.UserKey, status=201))
     async def add_own(body: New, caller: str = needs("session:own")) -> JSONResponse:
         return JSONResponse((await keys.add(caller, body.key, body.comment, caller)).describe(), 201)
 
-    @router.delete("/api/useraccount/key/{fingerprint:path}")
+    @router.delete("/api/useraccount/key/{fingerprint:path}", summary="Let a key of yours in no longer",
+                   responses=answer(answers.Removed))
     async def remove_own(fingerprint: str, caller: str = needs("session:own")) -> dict[str, Any]:
         await keys.remove(caller, fingerprint, caller)
         return {"removed": fingerprint}

@@ -5,8 +5,10 @@ from typing import Any, Protocol
 
 from fastapi import APIRouter, Request
 
+from fairlead.api import answers
 from fairlead.api.application import needs
 from fairlead.api.asking import listing
+from fairlead.api.documented import several
 from fairlead.base.clock import rfc3339
 from fairlead.nodes.name import full_name
 from fairlead.transport.tunnel import Tunnel
@@ -26,13 +28,13 @@ class Connected(Protocol):
 
 def routes(node: Connected) -> APIRouter:
     """GET tunnel, hosts."""
-    router = APIRouter()
+    router = APIRouter(tags=["Node"])
 
-    @router.get("/api/tunnel")
+    @router.get("/api/tunnel", summary="List the connections", responses=several(answers.Tunnel))
     async def tunnels(request: Request, caller: str = needs("tunnel:read")) -> dict[str, Any]:  # noqa: ARG001
         return listing(request, node.tunnels())
 
-    @router.get("/api/hosts")
+    @router.get("/api/hosts", summary="Where this node finds whom", responses=several(answers.Host))
     async def hosts(request: Request, caller: str = needs("node:read")) -> dict[str, Any]:  # noqa: ARG001
         return listing(request, node.hosts())
 

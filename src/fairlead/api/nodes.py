@@ -5,8 +5,10 @@ from typing import Any, Protocol
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
+from fairlead.api import answers
 from fairlead.api.application import needs
 from fairlead.api.asking import listing
+from fairlead.api.documented import answer, several
 from fairlead.base.errors import Refused
 
 
@@ -50,13 +52,13 @@ class Labels(BaseModel):
 
 def reading(cluster: Listing) -> APIRouter:
     """GET node, node/NAME."""
-    router = APIRouter()
+    router = APIRouter(tags=["Node"])
 
-    @router.get("/api/node")
+    @router.get("/api/node", summary="List the nodes", responses=several(answers.Node))
     async def nodes(request: Request, caller: str = needs("node:read")) -> dict[str, Any]:  # noqa: ARG001
         return listing(request, cluster.nodes())
 
-    @router.get("/api/node/{name}")
+    @router.get("/api/node/{name}", summary="A node", responses=answer(answers.Node))
     async def node(name: str, caller: str = needs("node:read")) -> dict[str, Any]:  # noqa: ARG001
         return _named(cluster, name)
 
@@ -65,19 +67,19 @@ def reading(cluster: Listing) -> APIRouter:
 
 def writing(cluster: Listing, managing: Managing) -> APIRouter:
     """DELETE node/NAME; POST node/NAME/release, node/NAME/label."""
-    router = APIRouter()
+    router = APIRouter(tags=["Node"])
 
-    @router.delete("/api/node/{name}")
+    @router.delete("/api/node/{name}", summary="Take a node out of the cluster", responses=answer(answers.Removed))
     async def remove(name: str, caller: str = needs("node:write")) -> dict[str, Any]:
         await managing.remove_node(name, caller)
         return {"removed": name}
 
-    @router.post("/api/node/{name}/release")
+    @router.post("/api/node/{name}/release", summary="Unfreeze a node", responses=answer(answers.Node))
     async def release(name: str, body: Release, caller: str = needs("node:write")) -> dict[str, Any]:
         await managing.release_node(name, body.fingerprint, caller)
         return _named(cluster, name)
 
-    @router.post("/api/node/{name}/label")
+    @router.post("/api/node/{name}/label", summary="Set labels of a node", responses=answer(answers.Node))
     async def label(name: str, body: Labels, caller: str = needs("node:write")) -> dict[str, Any]:
         await managing.label_node(name, body.labels, caller)
         return _named(cluster, name)

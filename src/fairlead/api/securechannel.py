@@ -14,8 +14,10 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import Field
 
+from fairlead.api import answers
 from fairlead.api.application import needs
 from fairlead.api.asking import EVERY_TENANT, Asking
+from fairlead.api.documented import answer
 from fairlead.base.clock import SECOND
 from fairlead.base.errors import Refused, printable
 from fairlead.enrol.state import TokenRecord
@@ -286,7 +288,8 @@ def generating(tokens: Tokens, catalogue: Catalogue, lifetimes: Lifetimes) -> AP
     """GET securetoken-generate: a token for an engine."""
     router = APIRouter(tags=["SecureChannelToken"])
 
-    @router.get("/api/securetoken-generate", summary="Generate a token for an engine")
+    @router.get("/api/securetoken-generate", summary="Generate a token for an engine",
+                responses=answer(answers.GeneratedToken))
     async def generate(request: Request, cloud_uuid: str = "", caller: str = needs("bundle:write")) -> Response:
         asked = Asking(request, catalogue, TOKEN)
         cloud = await catalogue.find("cloud", cloud_uuid) if cloud_uuid else None

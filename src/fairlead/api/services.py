@@ -5,8 +5,10 @@ from typing import Any, Protocol
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
+from fairlead.api import answers
 from fairlead.api.application import needs
 from fairlead.api.asking import listing
+from fairlead.api.documented import answer, several
 from fairlead.nodes.service import Service, declare
 
 
@@ -48,9 +50,9 @@ class Declaration(BaseModel):
 
 def reading(cluster: Listing) -> APIRouter:
     """GET service."""
-    router = APIRouter()
+    router = APIRouter(tags=["Service"])
 
-    @router.get("/api/service")
+    @router.get("/api/service", summary="List the services", responses=several(answers.Service))
     async def services(request: Request, caller: str = needs("service:read")) -> dict[str, Any]:  # noqa: ARG001
         return listing(request, cluster.services())
 
@@ -59,20 +61,20 @@ def reading(cluster: Listing) -> APIRouter:
 
 def writing(declaring: Declaring) -> APIRouter:
     """POST service; DELETE service/NAME; GET policy."""
-    router = APIRouter()
+    router = APIRouter(tags=["Service"])
 
-    @router.post("/api/service")
+    @router.post("/api/service", summary="Declare a service", responses=answer(answers.Service))
     async def add(body: Declaration, caller: str = needs("service:write")) -> dict[str, Any]:
         return describe(await declaring.add_service(
             declare(body.name, node=body.node, role=body.role, port=body.port, target=body.target, allow=body.allow),
             caller))
 
-    @router.delete("/api/service/{name}")
+    @router.delete("/api/service/{name}", summary="Take a service back", responses=answer(answers.Removed))
     async def remove(name: str, caller: str = needs("service:write")) -> dict[str, Any]:
         await declaring.remove_service(name, caller)
         return {"removed": name}
 
-    @router.get("/api/policy")
+    @router.get("/api/policy", summary="Whether a node may reach a service", responses=answer(answers.Explanation))
     async def explain(node: str, service: str,
                       caller: str = needs("service:read")) -> dict[str, Any]:  # noqa: ARG001
         return declaring.explain(node, service)

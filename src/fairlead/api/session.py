@@ -7,7 +7,9 @@ from urllib.parse import parse_qsl
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
+from fairlead.api import answers
 from fairlead.api.application import SESSION_COOKIES, check_origin, session_secrets
+from fairlead.api.documented import answer
 from fairlead.api.welcome import Welcome
 from fairlead.base import strict
 from fairlead.base.clock import SECOND
@@ -18,6 +20,10 @@ from fairlead.users.sessions import LONGEST, csrf_of
 PUBLIC = frozenset(("/login", "/logout"))
 MOST_BYTES = 4096
 _CSRF_S = 31_449_600
+_FIELDS = {"type": "object", "required": ["username", "password"], "properties": {
+    "username": {"type": "string"}, "password": {"type": "string", "writeOnly": True}}}
+_CREDENTIALS = {"requestBody": {"required": True, "content": {
+    kind: {"schema": _FIELDS} for kind in ("application/json", "application/x-www-form-urlencoded")}}}
 
 
 class LoggingIn(Protocol):
@@ -34,9 +40,9 @@ class LoggingIn(Protocol):
 
 def routes(people: LoggingIn, welcome: Welcome) -> APIRouter:
     """POST /login, /logout."""
-    router = APIRouter()
+    router = APIRouter(tags=["Session"])
 
-    @router.post("/login")
+    @router.post("/login", summary="Log in", responses=answer(answers.Welcome), openapi_extra=_CREDENTIALS)
     async def login(request: Request) -> JSONResponse:
         check_origin(request)
         source = request.scope.get("extensions", {}).get("fairlead", {}).get("source")
@@ -49,7 +55,7 @@ def routes(people: LoggingIn, welcome: Welcome) -> APIRouter:
                               samesite="strict")
         return answer
 
-    @router.post("/logout")
+    @router.post("/logout", summary="End the session", responses=answer(answers.Empty))
     async def logout(request: Request) -> JSONResponse:
         check_origin(request)
         await people.log_out(session_secrets(request))

@@ -5,8 +5,10 @@ from typing import Any, Protocol
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
+from fairlead.api import answers
 from fairlead.api.accounts import describe
 from fairlead.api.application import needs
+from fairlead.api.documented import answer
 from fairlead.users.accounts import MOST_BYTES, Account
 from fairlead.users.roles import Role
 
@@ -58,21 +60,21 @@ def routes(people: Managing) -> APIRouter:
     """PUT user/NAME/password, user/NAME/role; GET, PUT useraccount."""
     router = APIRouter(tags=["User"])
 
-    @router.put("/api/user/{name}/password")
+    @router.put("/api/user/{name}/password", summary="Set somebody's password", responses=answer(answers.Account))
     async def password(name: str, body: Password, caller: str = needs("user:write")) -> dict[str, Any]:
         await people.set_password(name, body.password, caller)
         return describe(await people.named(name))
 
-    @router.put("/api/user/{name}/role")
+    @router.put("/api/user/{name}/role", summary="Set somebody's role", responses=answer(answers.Account))
     async def role(name: str, body: Change, caller: str = needs("user:write")) -> dict[str, Any]:
         await people.set_role(name, body.role, caller)
         return describe(await people.named(name))
 
-    @router.get("/api/useraccount")
+    @router.get("/api/useraccount", summary="My account", responses=answer(answers.Account))
     async def me(caller: str = needs("session:own")) -> dict[str, Any]:
         return describe(await people.named(caller))
 
-    @router.put("/api/useraccount")
+    @router.put("/api/useraccount", summary="Change my password", responses=answer(answers.Account))
     async def own(body: Own, caller: str = needs("session:own")) -> dict[str, Any]:
         await people.change_own(caller, body.old_password, body.password)
         return describe(await people.named(caller))

@@ -13,6 +13,7 @@ from fairlead.api import (
     certificates,
     cluster,
     configuration,
+    description,
     enrolment,
     fleet,
     keys,
@@ -23,6 +24,7 @@ from fairlead.api import (
     securechannel,
     services,
     session,
+    swaggerui,
     system,
     users,
 )
@@ -47,7 +49,7 @@ from fairlead.transport.rules import SshRules
 from fairlead.users.keys import UserKeys
 from fairlead.users.people import People
 
-PUBLIC = system.PUBLIC | session.PUBLIC | cluster.PUBLIC
+PUBLIC = system.PUBLIC | session.PUBLIC | cluster.PUBLIC | swaggerui.PUBLIC
 """Paths that are open to strangers."""
 
 
@@ -151,6 +153,11 @@ def routers(parts: Parts) -> Sequence[APIRouter]:
         later.Nothing(later.UPGRADE_STATUS))
     for source in sources:
         catalogue.add(source)
+    settings = Settings(parts.shelf)
+
+    def no_pages() -> bool:
+        return settings.system.portal_configuration.disable_swagger
+
     return [
         system.routes(operations, parts.version), system.stopping(parts.stop), session.routes(people, welcoming(
             catalogue, system.public_version(parts.version), lambda: int(settings.properties.api_idle_timeout))),
@@ -160,4 +167,5 @@ def routers(parts: Parts) -> Sequence[APIRouter]:
         cluster.routes(operations, operations, system.public_version(parts.version)),
         securechannel.generating(desk, catalogue, settings), fleet.runtimes(engines, catalogue),
         fleet.cloud_status(clouds, catalogue), certificates.renewing(parts.certificates, catalogue),
+        description.routes(catalogue.kinds.values), swaggerui.routes(no_pages),
         *(objects.routes(source, catalogue) for source in sources)]

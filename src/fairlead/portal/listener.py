@@ -448,7 +448,8 @@ async def _unused(scope: Message, receive: Receive, send: Send) -> None:
 
 
 def _headers(body: bytes) -> list[tuple[bytes, bytes]]:
-    return [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    return [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)),
+            (b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
 
 
 def _error(text: str, code: str) -> bytes:

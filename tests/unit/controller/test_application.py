@@ -8,6 +8,7 @@ import httpx2
 import pytest
 from fastapi.routing import APIRoute
 
+from fairlead.api import swaggerui
 from fairlead.api.application import permission_of
 from fairlead.base.errors import Refused
 from fairlead.controller.application import PUBLIC, application, routers
@@ -26,6 +27,7 @@ OWN = {
     "GET /api/hosts": "node:read", "GET /api/node": "node:read", "GET /api/node/{name}": "node:read",
     "DELETE /api/node/{name}": "node:write", "POST /api/node/{name}/label": "node:write",
     "POST /api/node/{name}/release": "node:write", "GET /api/policy": "service:read",
+    "GET /api/openapi.json": "status:read",
     "GET /api/service": "service:read",
     "POST /api/service": "service:write", "DELETE /api/service/{name}": "service:write",
     "GET /api/securetoken-generate": "bundle:write", "GET /api/serviceengine-inventory": "node:read",
@@ -49,7 +51,7 @@ KINDS: dict[str, tuple[str, Sequence[str]]] = {
 SINGLE = {"systemconfiguration": ("system", "default"), "controllerproperties": ("system", "global"),
           "cluster": ("status", f"cluster-{CLUSTER}")}
 STRANGERS = {"GET /api/version", "GET /api/health", "GET /api/initial-data", "GET /api/cluster/status",
-             "GET /api/cluster/runtime", "POST /login", "POST /logout"}
+             "GET /api/cluster/runtime", "POST /login", "POST /logout", *(f"GET {path}" for path in swaggerui.PUBLIC)}
 
 
 def table() -> Iterator[tuple[str, str]]:

@@ -34,6 +34,7 @@ class Room:
     shelf: Shelf
     things: Shelved
     audit: AuditLog
+    catalogue: Catalogue
 
     async def make(self, name: str, **fields: Any) -> Item:
         return await self.things.make(Thing(name=name, **fields), "jane", tenant="", uuid=None)
@@ -50,7 +51,7 @@ async def opened(path: Path) -> AsyncIterator[Room]:
     await shelf.load()
     following = asyncio.create_task(shelf.follow())
     try:
-        yield Room(store, shelf, things, audit)
+        yield Room(store, shelf, things, audit, catalogue)
     finally:
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)

@@ -359,6 +359,7 @@ async def test_a_body_over_the_limit_is_answered_unread() -> None:
     async with listening() as (_, port):
         heard, _ = await talk(port, b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1001\r\n\r\n")
         assert heard.startswith(b"HTTP/1.1 413 ")
+        assert b"x-content-type-options: nosniff" in heard.lower()
         assert body_of(heard)["code"] == "FL-HTTP-TOO-LARGE"
         heard, _ = await talk(port, b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n" + bytes(1000))
         assert body_of(heard)["size"] == 1000

@@ -1,0 +1,309 @@
+"""What routes of fairlead's own answer, for the description of the API.
+
+Answers are not made of these: they are what the node says of itself, in the words of the command line's ``--json``. The
+tests of the description hold them against real answers.
+"""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Answer(BaseModel):
+    """These fields, and no other one."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Version(Answer):
+    """Which software this is."""
+
+    version: str
+    product: str
+
+
+class PublicVersion(Answer):
+    """Which release of the public model is spoken."""
+
+    Version: str
+    min_version: str
+    Product: str
+    ProductName: str
+    Tag: str
+    build: int
+    Date: str
+
+
+class InitialData(Answer):
+    """What clients ask before they log in."""
+
+    version: PublicVersion
+
+
+class Health(Answer):
+    """Whether everything that is planned is there."""
+
+    healthy: bool
+
+
+class Stopping(Answer):
+    """The daemon ends."""
+
+    stopping: bool
+
+
+class Status(BaseModel):
+    """How this node and its cluster are, as `fairlead status --json` says it."""
+
+    node: str
+    role: str
+    state: str
+    cluster_uuid: str
+    leader: str | None
+    version: str
+    controllers: list[dict[str, Any]]
+    engines: dict[str, int]
+    tunnels: dict[str, Any]
+    view: str
+    healthy: bool
+    problems: list[Any]
+
+
+class Node(BaseModel):
+    """A node. Engines have more fields: since, skew_s, problems, plan_revision."""
+
+    name: str
+    role: str
+    state: str
+    address: str | None
+    internal_address: str
+    fingerprint: str
+    joined_at: str | None
+    user_fingerprint: str
+    user: str
+    labels: dict[str, str]
+    software: str | None
+    token: str | None
+
+
+class Removed(Answer):
+    """What is no more."""
+
+    removed: str
+
+
+class Service(Answer):
+    """A declared service."""
+
+    name: str
+    owner: str
+    port: int
+    target: str | None
+    allow: list[str]
+
+
+class Verdict(Answer):
+    """What one owner of a service says."""
+
+    owner: str
+    address: str
+    port: int
+    allowed: bool
+    why: str
+
+
+class Explanation(Answer):
+    """Whether a node may reach a service, at each owner, and why."""
+
+    asking: str = Field(alias="from")
+    service: str
+    allowed: bool
+    allow: list[str]
+    owners: list[Verdict]
+
+
+class Tunnel(Answer):
+    """A connection between nodes."""
+
+    peer: str
+    direction: str
+    user: str
+    state: str
+    since: str | None
+    streams: int
+    bytes_in: int
+    bytes_out: int
+    cipher: str | None
+    kex: str | None
+    transport: str | None
+    kind: str
+    address: str | None
+    epoch: int
+
+
+class Host(Answer):
+    """Where this node finds whom."""
+
+    address: str
+    name: str
+    full_name: str
+
+
+class Record(Answer):
+    """An audit record."""
+
+    seq: int
+    time: str
+    node: str
+    event: str
+    subject: str
+    by: str
+    details: dict[str, Any]
+
+
+class Verified(Answer):
+    """How many records of this node's chain are good."""
+
+    verified: int
+    node: str
+
+
+class Token(BaseModel):
+    """A token; never its secret. ``conflict``: who came with it besides."""
+
+    id: str
+    role: str
+    node: str | None
+    state: str
+    expires_at: str
+    issued_by: str
+    refusals: int
+    issued_at: str
+    source: str | None
+    bound: bool
+    used_by: str | None
+
+
+class TokenHistory(Token):
+    """A token, and what happened to it."""
+
+    history: list[Record]
+
+
+class Bundle(BaseModel):
+    """A credential bundle, open, or sealed to who asked for it."""
+
+
+class Backup(Answer):
+    """A backup."""
+
+    backup: str = Field(description="The sealed file, base64.")
+    time: str
+    revision: int
+    records: int
+    checksum: str
+
+
+class Account(Answer):
+    """An account as its owner sees it."""
+
+    name: str
+    username: str
+    full_name: str
+    email: str
+    role: str
+    local: bool
+    uuid: str
+    is_superuser: bool
+
+
+class Welcome(BaseModel):
+    """The answer to a log-in; the session is in the cookies."""
+
+    user_initialized: bool
+    version: dict[str, Any]
+    user: dict[str, Any]
+    tenants: list[Any]
+    controller: dict[str, Any]
+    session_cookie_name: str
+
+
+class Empty(Answer):
+    """Nothing more to say."""
+
+
+class ClusterState(Answer):
+    """How the cluster is."""
+
+    state: str
+    progress: int
+
+
+class ClusterStatus(BaseModel):
+    """Strangers are told the state only; whoever may read more is told who is a member, and who leads."""
+
+    cluster_state: ClusterState
+
+
+class Authority(Answer):
+    """The root CA's certificate, PEM."""
+
+    ca: str
+
+
+class ClientCertificate(Answer):
+    """What a client of the store needs; PEM."""
+
+    ca: str
+    certificate: str
+    key: str
+    endpoints: list[str]
+
+
+class GeneratedToken(Answer):
+    """A token for an engine; it is told this once."""
+
+    auth_token: str
+
+
+class EngineRuntime(BaseModel):
+    """How an engine is."""
+
+    name: str
+    uuid: str
+    se_connected: bool
+    oper_status: dict[str, Any]
+    version: str | None
+    local_ip: str
+    online_since: str | None
+
+
+class Connected(Answer):
+    """Whether it is connected."""
+
+    se_connected: bool
+
+
+class EngineInventory(Answer):
+    """An engine with how it is."""
+
+    uuid: str
+    config: dict[str, Any]
+    runtime: EngineRuntime
+
+
+class CloudStatus(Answer):
+    """Whether a cloud is ready."""
+
+    uuid: str
+    state: str
+    reason: str
+
+
+class UserKey(Answer):
+    """A key with which somebody may come in over SSH."""
+
+    fingerprint: str
+    comment: str
+    added: str
+    key: str
