@@ -71,6 +71,8 @@ def test_messages_are_read_as_they_were_written_and_nothing_else_is() -> None:
     said = Said(head=head(5), follows=True)
     assert said_from(said.model_dump()) == said
     for read in (held_from, said_from):
-        for bad in ({}, [], {"head": 1}, said.model_dump() | {"more": 1}, {"head": head(5).model_dump() | {"seq": -1}}):
+        broken: list[object] = [{}, [], {"head": 1}, said.model_dump() | {"more": 1},
+                                {"head": head(5).model_dump() | {"seq": -1}}]
+        for bad in broken:
             with pytest.raises(Refused, match="cannot be understood"):
                 read(bad)
