@@ -4,6 +4,7 @@ Log in, make and import certificates, point the secure channel to one, generate 
 watch its mapping and its status, and remove it.
 """
 
+import importlib
 import json
 import subprocess
 import time
@@ -289,6 +290,33 @@ def test_7_old_and_wrong_clients_are_answered_in_the_words_that_they_know(sdk: S
     assert "Cannot delete system default object" in session.delete(f"cloud/{cloud['uuid']}").text
     assert why(session.delete("systemconfiguration/default"))["error"] == "Method 'DELETE' not allowed"
     assert session.post("systemconfiguration", data={}).status_code == 405
+
+
+def test_7b_the_rules_of_the_house_are_those_of_the_configuration(sdk: Sdk) -> None:
+    session = sdk.session()
+    url, verify, requests = f"{sdk.url}/api/cluster", sdk.ca, importlib.import_module("requests")
+
+    def along(name: str = "admin", password: str = PASSWORD) -> Any:
+        return requests.get(url, auth=(name, password), verify=verify, timeout=60)
+
+    assert (along().status_code, along().json()["code"]) == (401, "FL-LOGIN-BASIC")
+    ok(session.patch("systemconfiguration", data={"replace": {"portal_configuration": {
+        "minimum_password_length": 20, "allow_basic_authentication": True}}}))
+    assert along().status_code == 200
+    assert along(password="wrong wrong wrong").json()["code"] == "FL-LOGIN"
+    weak = session.post("user", data={"name": "tim", "role": "viewer", "password": "a" * 19})
+    assert (weak.status_code, why(weak)["code"]) == (400, "FL-PASSWORD")
+    profile = session.get_object_by_name("useraccountprofile", "Default-User-Account-Profile")
+    ok(session.put(f"useraccountprofile/{profile['uuid']}", data=dict(profile, max_login_failure_count=0)))
+    for _ in range(5):
+        assert along("nobody").json()["code"] == "FL-LOGIN", "nobody is locked out"
+    ok(session.patch(f"useraccountprofile/{profile['uuid']}", data={"delete": {"max_login_failure_count": 0}}))
+    refused = session.patch("systemconfiguration", data={"replace": {"ssh_ciphers": ["aes128-cbc"]}})
+    assert (refused.status_code, why(refused)["code"]) == (400, "FL-SSH-ALGORITHM")
+    ok(session.patch("systemconfiguration", data={"replace": {"ssh_ciphers": ["aes256-gcm@openssh.com"]}}))
+    ok(session.patch("systemconfiguration", data={"delete": {"ssh_ciphers": ["aes256-gcm@openssh.com"],
+                     "portal_configuration": {"minimum_password_length": 0, "allow_basic_authentication": True}}}))
+    assert along().json()["code"] == "FL-LOGIN-BASIC"
 
 
 def test_8_from_where_people_may_come(sdk: Sdk) -> None:

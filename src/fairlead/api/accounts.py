@@ -10,8 +10,9 @@ from fairlead.api.asking import ADMIN_TENANT
 from fairlead.base.errors import Refused
 from fairlead.objects.model import Computed, Fixed, Item, Kind, Model, Ref, Secret, Since
 from fairlead.objects.shelf import Built
-from fairlead.users.accounts import MOST_BYTES, Account
+from fairlead.users.accounts import Account
 from fairlead.users.roles import PERMISSIONS, Role
+from fairlead.users.rules import MOST_BYTES
 
 DEFAULT_PROFILE = "useraccountprofile-default"
 _PUBLIC = {"token": "PERMISSION_SE_TOKEN", "channel": "PERMISSION_CONTROLLER", "fleet": "PERMISSION_CLOUD",

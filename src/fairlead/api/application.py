@@ -13,6 +13,7 @@ Rules:
 4. Errors are ``{"error", "code", "remedy"}``; nothing else, and never a traceback.
 """
 
+import base64
 import hmac
 import os
 from collections.abc import Awaitable, Callable, Sequence
@@ -38,11 +39,12 @@ SESSION_COOKIES = ("avi-sessionid", "sessionid")
 """Both hold the session's secret: clients of the public object model know it by either name."""
 _NOT_FOUND = frozenset(("FL-NODE-UNKNOWN", "FL-OBJECT-UNKNOWN", "FL-SERVICE-UNKNOWN", "FL-TENANT", "FL-TOKEN-UNKNOWN",
                         "FL-USER-KEY-UNKNOWN", "FL-USER-UNKNOWN"))
-_STATUS = {"FL-PASSWORD": 400, "FL-SSH-ALGORITHM": 400, "FL-LOGIN": 401, "FL-LOGIN-LOCKED": 401, "FL-ORIGIN": 403,
-           "FL-PERMISSION": 403, "FL-OBJECT-EXISTS": 409, "FL-OBJECT-REFERRED": 409, "FL-SERVICE-EXISTS": 409,
-           "FL-USER-EXISTS": 409, "FL-OBJECT-STALE": 412, "FL-LOGIN-BUSY": 429, "FL-STORE": 503, "FL-ETCD-SPACE": 503}
+_STATUS = {"FL-PASSWORD": 400, "FL-SSH-ALGORITHM": 400, "FL-LOGIN": 401, "FL-LOGIN-BASIC": 401, "FL-LOGIN-LOCKED": 401,
+           "FL-ORIGIN": 403, "FL-PERMISSION": 403, "FL-OBJECT-EXISTS": 409, "FL-OBJECT-REFERRED": 409,
+           "FL-SERVICE-EXISTS": 409, "FL-USER-EXISTS": 409, "FL-OBJECT-STALE": 412, "FL-LOGIN-BUSY": 429,
+           "FL-STORE": 503, "FL-ETCD-SPACE": 503}
 _MOST_SECRETS = 4
-_IN_SESSION = ("cookie", "x-csrftoken")
+_IN_SESSION = ("authorization", "cookie", "x-csrftoken")
 _READING = frozenset(("GET", "HEAD"))
 
 
@@ -51,6 +53,10 @@ class Knowing(Protocol):
 
     async def who(self, secrets: Sequence[str]) -> Person | None:
         """Whose session the first of *secrets* is that is one."""
+        ...
+
+    async def basic(self, name: str, password: str, source: str) -> Person:
+        """Who sends his password along. Raises Refused."""
         ...
 
 
@@ -74,18 +80,44 @@ class Permission:
 
     async def _from_afar(self, request: Request) -> str:
         people: Knowing | None = request.app.state.people
-        person = await people.who(session_secrets(request)) if people else None
+        if people is not None and (shown := _basic(request)) is not None:
+            source = request.scope.get("extensions", {}).get("fairlead", {}).get("source")
+            person: Person | None = await people.basic(*shown, source or "")
+        else:
+            person = await self._in_session(request, people)
         if person is None:
             raise Refused("FL-LOGIN", "log in first", "`fairlead login URL`, or use the command line on a Controller")
-        if request.method not in _READING:
-            check_origin(request)
-            shown = request.headers.get("x-csrftoken", "")
-            if not hmac.compare_digest(shown.encode(), person.csrf.encode()):
-                raise Refused("FL-CSRF", "CSRF token missing or incorrect.")
         if not permits(person.role, self.name):
             raise Refused("FL-PERMISSION", f"{person.name} is {person.role}, which does not permit {self.name}",
                           "ask an admin")
         return person.name
+
+
+    async def _in_session(self, request: Request, people: Knowing | None) -> Person | None:
+        person = await people.who(session_secrets(request)) if people else None
+        if person is not None and request.method not in _READING:
+            check_origin(request)
+            shown = request.headers.get("x-csrftoken", "")
+            if not hmac.compare_digest(shown.encode(), person.csrf.encode()):
+                raise Refused("FL-CSRF", "CSRF token missing or incorrect.")
+        return person
+
+
+def _basic(request: Request) -> tuple[str, str] | None:
+    """Name and password that a request brings along (RFC 7617); None: none. Raises Refused FL-LOGIN."""
+    kind, _, given = request.headers.get("authorization", "").partition(" ")
+    if not kind:
+        return None
+    try:
+        if kind.lower() != "basic":
+            raise ValueError("another way")
+        name, colon, password = base64.b64decode(given, validate=True).decode().partition(":")
+        if not colon:
+            raise ValueError("no password")
+    except ValueError:
+        raise Refused("FL-LOGIN", "the Authorization header is none that is taken here",
+                      "log in, or send user and password by basic authentication where it is on") from None
+    return name, password
 
 
 async def caller_of(request: Request, permission: str) -> str | None:

@@ -28,7 +28,9 @@ _SECURITY: Extra = {
     "session": {"type": "apiKey", "in": "cookie", "name": SESSION_COOKIES[1],
                 "description": f"Set by POST /login, also as {SESSION_COOKIES[0]}."},
     "csrf": {"type": "apiKey", "in": "header", "name": "X-CSRFToken",
-             "description": "On writes of a session: what the cookie csrftoken says."}}
+             "description": "On writes of a session: what the cookie csrftoken says."},
+    "basic": {"type": "http", "scheme": "basic",
+              "description": "Where allow_basic_authentication of the portal configuration is on."}}
 """How requests say who sends them. Another way is one more entry here, and one in `_demands`."""
 
 
@@ -88,7 +90,7 @@ def _demands(method: str, permission: str | None) -> list[dict[str, list[str]]]:
     """One of these has to be shown."""
     if permission is None:
         return []
-    return [{"session": []} if method == "get" else {"session": [], "csrf": []}]
+    return [{"session": []} if method == "get" else {"session": [], "csrf": []}, {"basic": []}]
 
 
 def _refusals(method: str, path: str, permission: str | None) -> list[int]:

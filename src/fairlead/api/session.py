@@ -1,6 +1,6 @@
 """Logging in and out, in the form that clients of the public object model know."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 from urllib.parse import parse_qsl
 
@@ -15,7 +15,7 @@ from fairlead.base import strict
 from fairlead.base.clock import SECOND
 from fairlead.base.errors import Refused
 from fairlead.users.accounts import Account
-from fairlead.users.sessions import LONGEST, csrf_of
+from fairlead.users.sessions import csrf_of
 
 PUBLIC = frozenset(("/login", "/logout"))
 MOST_BYTES = 4096
@@ -38,8 +38,8 @@ class LoggingIn(Protocol):
         ...
 
 
-def routes(people: LoggingIn, welcome: Welcome) -> APIRouter:
-    """POST /login, /logout."""
+def routes(people: LoggingIn, welcome: Welcome, longest: Callable[[], int]) -> APIRouter:
+    """POST /login, /logout. *longest*: how long a session lasts, microseconds."""
     router = APIRouter(tags=["Session"])
 
     @router.post("/login", summary="Log in", responses=answer(answers.Welcome), openapi_extra=_CREDENTIALS)
@@ -51,7 +51,7 @@ def routes(people: LoggingIn, welcome: Welcome) -> APIRouter:
         answer = JSONResponse(await welcome(request, account), headers={"cache-control": "no-store"})
         answer.set_cookie("csrftoken", csrf_of(secret), max_age=_CSRF_S, path="/", secure=True, samesite="strict")
         for cookie in SESSION_COOKIES:
-            answer.set_cookie(cookie, secret, max_age=LONGEST // SECOND, path="/", secure=True, httponly=True,
+            answer.set_cookie(cookie, secret, max_age=longest() // SECOND, path="/", secure=True, httponly=True,
                               samesite="strict")
         return answer
 

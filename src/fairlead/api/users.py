@@ -9,8 +9,9 @@ from fairlead.api import answers
 from fairlead.api.accounts import describe
 from fairlead.api.application import needs
 from fairlead.api.documented import answer
-from fairlead.users.accounts import MOST_BYTES, Account
+from fairlead.users.accounts import Account
 from fairlead.users.roles import Role
+from fairlead.users.rules import MOST_BYTES
 
 
 class Managing(Protocol):

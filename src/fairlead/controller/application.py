@@ -38,6 +38,7 @@ from fairlead.api.configuration import (
     SystemConfiguration,
 )
 from fairlead.api.welcome import welcoming
+from fairlead.base.clock import HOUR, MINUTE
 from fairlead.base.networks import Networks
 from fairlead.controller.desk import Desk
 from fairlead.controller.operations import Operations
@@ -48,6 +49,7 @@ from fairlead.objects.shelf import Journal, Records, Shelf, Shelved
 from fairlead.transport.rules import SshRules
 from fairlead.users.keys import UserKeys
 from fairlead.users.people import People
+from fairlead.users.rules import Rules
 
 PUBLIC = system.PUBLIC | session.PUBLIC | cluster.PUBLIC | swaggerui.PUBLIC
 """Paths that are open to strangers."""
@@ -76,6 +78,15 @@ class Settings:
         networks = kept[1] if kept is not None else None
         return source is None or networks is None or networks.hold(source)
 
+    def rules(self) -> Rules:
+        """What holds for everybody's log-ins and sessions."""
+        portal, profile = self.system.portal_configuration, self._one(accounts.PROFILE, accounts.UserAccountProfile)
+        return Rules(
+            minimum_password_length=portal.minimum_password_length, password_strength=portal.password_strength_check,
+            most_failures=profile.max_login_failure_count, locked=profile.account_lock_timeout * MINUTE,
+            idle=int(self.properties.api_idle_timeout) * MINUTE, longest=portal.api_force_timeout * HOUR,
+            basic_authentication=portal.allow_basic_authentication)
+
     def ssh_rules(self) -> SshRules:
         """What holds for people over SSH, and for the port."""
         return self.system.ssh_rules
@@ -91,7 +102,7 @@ class Settings:
         return int(self.properties.secure_channel_se_token_timeout)
 
     def _one(self, kind: Kind, model: Any) -> Any:
-        item = self.shelf.one(kind.path, str(kind.singleton))
+        item = self.shelf.one(kind.path, kind.singleton or accounts.DEFAULT_PROFILE)
         assert item is not None
         assert isinstance(item.value, model)
         return item.value
@@ -160,7 +171,8 @@ def routers(parts: Parts) -> Sequence[APIRouter]:
 
     return [
         system.routes(operations, parts.version), system.stopping(parts.stop), session.routes(people, welcoming(
-            catalogue, system.public_version(parts.version), lambda: int(settings.properties.api_idle_timeout))),
+            catalogue, system.public_version(parts.version), lambda: int(settings.properties.api_idle_timeout)),
+            lambda: settings.rules().longest),
         users.routes(people), keys.routes(parts.keys), enrolment.routes(desk, operations), nodes.reading(operations),
         nodes.writing(operations, operations), services.reading(operations), services.writing(operations),
         mesh.routes(operations), audit.routes(operations), backup.routes(parts.backups),

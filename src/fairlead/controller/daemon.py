@@ -221,10 +221,10 @@ class _Controller:
                 mesh=mesh, cluster=cluster, registry=registry, desk=desk, audit=audit, heads=heads,
                 problems=lambda: [*self.problems.values(), *self._presenting_problems(), *descriptors.problems(),
                                   *mesh.problems, *cluster.problems, *heads.problems])
-            people = People(store, audit, passwords, Sessions(store), self.refusals)
-            keys = UserKeys(store, audit)
             shelf = shelf_for(store, audit, str(trust.cluster_uuid))
             settings = Settings(shelf)
+            people = People(store, audit, passwords, Sessions(store, settings.rules), self.refusals, settings.rules)
+            keys = UserKeys(store, audit)
             reception = Reception(people, keys, settings.ssh_rules, Commands(self.visitor, self.state).serve)
             catalogue = Catalogue()
             certificates = certificates_of(shelf, cluster.signing, catalogue)

@@ -37,6 +37,7 @@ from fairlead.store.protocol import MARK, Absent, Put, mark_value
 from fairlead.store.sqlite import SQLiteStore, files_of
 from fairlead.users.accounts import USERS as ACCOUNTS
 from fairlead.users.accounts import Account, account, encode, new_password
+from fairlead.users.rules import Rules
 
 STORE = "store.db"
 ADMIN = "admin"
@@ -68,7 +69,7 @@ async def initialise(state: Path, name: str, settings: ControllerSettings, passw
         raise OperatorError("FL-ALREADY-INITIALISED", f"there is a node in {state} already",
                             "use another --state, or `fairlead controller destroy` first")
     refuse_foreign(state)
-    admin = account(ADMIN, "admin", password if password is not None else (shown := new_password()))
+    admin = account(ADMIN, "admin", Rules().check(password) if password is not None else (shown := new_password()))
     write_private(state / PENDING, b"")
     clear(state)
     try:

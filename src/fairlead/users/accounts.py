@@ -8,12 +8,10 @@ from hashlib import sha256
 from argon2 import PasswordHasher
 from pydantic import TypeAdapter
 
-from fairlead.base.errors import OperatorError, Refused
+from fairlead.base.errors import Refused
 from fairlead.users.roles import Role
 
 USERS = "users/"
-MOST_BYTES = 256
-LEAST = 12
 RESERVED = frozenset(("anonymous", "aviseuser", "avictlruser", "cli", "init", "root"))
 """Users of SSH that are no people, and words that stand for somebody in the audit log."""
 
@@ -52,17 +50,9 @@ def check_user_name(name: str) -> str:
     return name
 
 
-def check_password(password: str) -> str:
-    """*password*, if it is long enough and not too long. Raises OperatorError FL-PASSWORD."""
-    if len(password) < LEAST or len(password.encode()) > MOST_BYTES:
-        raise OperatorError("FL-PASSWORD", f"a password has {LEAST} characters to {MOST_BYTES} bytes",
-                            "choose another one")
-    return password
-
-
 def account(name: str, role: Role, password: str) -> Account:
-    """An account with *password*; takes a tenth of a second. Raises OperatorError FL-PASSWORD."""
-    return Account(name, role, PasswordHasher().hash(check_password(password)))
+    """An account with *password*, which `rules.Rules` have let pass; takes a tenth of a second."""
+    return Account(name, role, PasswordHasher().hash(password))
 
 
 def encode(one: Account) -> bytes:

@@ -1,6 +1,6 @@
 """Changes of accounts, each one transaction with its audit record; and the way in."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Protocol
@@ -20,11 +20,12 @@ from fairlead.store.protocol import (
     StoreUnavailable,
     Unchanged,
 )
-from fairlead.users.accounts import USERS, Account, account, check_password, check_user_name, decode, encode
+from fairlead.users.accounts import USERS, Account, account, check_user_name, decode, encode
 from fairlead.users.keys import keys_of
 from fairlead.users.lockout import Lockout
 from fairlead.users.passwords import Passwords
 from fairlead.users.roles import Person, Role
+from fairlead.users.rules import Rules
 from fairlead.users.sessions import Sessions, csrf_of
 
 TRIES = 3
@@ -59,13 +60,15 @@ class People:
     """Everybody who may log in."""
 
     def __init__(self, store: Records, audit: Journal, passwords: Passwords, sessions: Sessions,
-                 refusals: RefusalCounter) -> None:
+                 refusals: RefusalCounter, rules: Callable[[], Rules] = Rules) -> None:
+        """*rules*: those of now; they are asked for at each use."""
         self._store = store
         self._audit = audit
         self._passwords = passwords
         self._sessions = sessions
         self._refusals = refusals
-        self._lockout = Lockout()
+        self._rules = rules
+        self._lockout = Lockout(rules)
 
     async def everybody(self) -> list[Account]:
         """All accounts, by name."""
@@ -77,7 +80,7 @@ class People:
 
     def check_new(self, password: str) -> None:
         """Whether it can be one. Raises OperatorError FL-PASSWORD."""
-        check_password(password)
+        self._rules().check(password)
 
     async def named(self, name: str) -> Account:
         """The account *name*. Raises Refused FL-USER-UNKNOWN."""
@@ -86,7 +89,7 @@ class People:
     async def add(self, name: str, role: Role, password: str, by: str) -> Account:
         """A new account. Raises Refused, OperatorError FL-PASSWORD."""
         check_user_name(name)
-        check_password(password)
+        self._rules().check(password)
         made = await self._passwords.beside(partial(account, name, role, password))
         outcome = await self._audit.append_with([Absent(USERS + name)], [Put(USERS + name, encode(made))],
                                                 [Entry("user.added", name, by, {"role": role})])
@@ -97,7 +100,7 @@ class People:
 
     async def set_password(self, name: str, password: str, by: str) -> None:
         """Another password: every session of *name* ends. Raises Refused, OperatorError FL-PASSWORD."""
-        check_password(password)
+        self._rules().check(password)
         for _ in range(TRIES):
             old, record = await self._read(name)
             new = replace(old, password_hash=(await self._passwords.beside(
@@ -150,6 +153,18 @@ class People:
 
         *source*: the address that it comes from. *via*: by which door, for the record.
         """
+        found = await self._proven(name, password, source)
+        return found, await self._open(found, {"source": source} | ({"via": via} if via else {}))
+
+    async def basic(self, name: str, password: str, source: str) -> Person:
+        """Who sends his password with each request, where that is allowed. Raises as `log_in`, and FL-LOGIN-BASIC."""
+        if not self._rules().basic_authentication:
+            raise Refused("FL-LOGIN-BASIC", "basic authentication is off", "log in, or have an admin set "
+                          "allow_basic_authentication in the portal configuration")
+        found = await self._proven(name, password, source)
+        return Person(found.name, found.role, "")
+
+    async def _proven(self, name: str, password: str, source: str) -> Account:
         network = network_of(source)
         await self._check_open(name, network, source)
         record = await self._store.get(USERS + name) if len(name) <= 64 else None
@@ -160,7 +175,7 @@ class People:
             raise Refused("FL-LOGIN", "Invalid credentials", "check the name and the password")
         await self._check_open(name, network, source)  # many guesses at once are no more than one after the other
         self._lockout.succeeded(name, network)
-        return found, await self._open(found, {"source": source} | ({"via": via} if via else {}))
+        return found
 
     async def let_in(self, name: str, fingerprint: str, source: str, via: str) -> tuple[Account, str]:
         """The same for somebody who has proven his key with that *fingerprint*. Raises Refused FL-USER-UNKNOWN."""

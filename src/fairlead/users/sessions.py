@@ -4,8 +4,8 @@ Rules, and the attack each stops:
 
 1. The store holds the hash of a session's secret, never the secret: a copy of the store opens no session.
 2. A session is new at each log-in, whatever the caller brought along: nobody gets into one that he has planted.
-3. It ends after `IDLE` without a request, after `LONGEST` in any case, and when the account's password or role changes
-   or the account goes: it carries the account's stamp.
+3. It ends after `Rules.idle` without a request, after `Rules.longest` in any case, and when the account's password or
+   role changes or the account goes: it carries the account's stamp.
 4. What a page of another site makes a browser send carries the cookie and not the token: writes need `csrf_of`, which
    only who reads the secret's other cookie knows, and from which the secret does not follow.
 """
@@ -13,20 +13,19 @@ Rules, and the attack each stops:
 import asyncio
 import hmac
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Protocol
 
 from pydantic import TypeAdapter
 
-from fairlead.base.clock import HOUR, MINUTE, SECOND
+from fairlead.base.clock import MINUTE, SECOND
 from fairlead.store.protocol import Absent, Compare, Delete, Operation, Outcome, Put, Record, Unchanged
 from fairlead.users.accounts import USERS, Account, decode
+from fairlead.users.rules import Rules
 
 SESSIONS = "sessions/"
-IDLE = 15 * MINUTE
-LONGEST = 24 * HOUR
 _NOTED = MINUTE
 """How much later than noted a session may have been used."""
 _MOST_SECRET = 100
@@ -66,8 +65,9 @@ _SESSION: TypeAdapter[_Session] = TypeAdapter(_Session)
 class Sessions:
     """Opens, finds and ends them."""
 
-    def __init__(self, store: Records) -> None:
+    def __init__(self, store: Records, rules: Callable[[], Rules] = Rules) -> None:
         self._store = store
+        self._rules = rules
 
     async def open(self, account: Account) -> str:
         """A new session; its secret."""
@@ -84,11 +84,11 @@ class Sessions:
         record, now = await asyncio.gather(self._store.get(key), self._store.now())
         if record is None:
             return None
-        session = _SESSION.validate_json(record.value)
+        session, rules = _SESSION.validate_json(record.value), self._rules()
         kept = await self._store.get(USERS + session.user)
         account = decode(kept.value) if kept else None
-        if account is None or account.stamp != session.stamp or now - session.seen > IDLE or (
-                now - session.opened > LONGEST):
+        if account is None or account.stamp != session.stamp or now - session.seen > rules.idle or (
+                now - session.opened > rules.longest):
             await self._store.transact([Unchanged(key, record.revision)], [Delete(key)])
             return None
         if now - session.seen > _NOTED:
@@ -103,7 +103,7 @@ class Sessions:
 
     async def _keep(self, while_: Absent | Unchanged, session: _Session) -> None:
         """Write it down until it has lasted as long as it may."""
-        lease = await self._store.grant(max(1, (session.opened + LONGEST - session.seen) // SECOND))
+        lease = await self._store.grant(max(1, (session.opened + self._rules().longest - session.seen) // SECOND))
         await self._store.transact([while_], [Put(while_.key, _SESSION.dump_json(session), lease)])
 
 

@@ -1,5 +1,6 @@
 """Behind 443: who logs in, what a session's role permits, and what another page's requests come to."""
 
+import base64
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +12,7 @@ from fastapi import APIRouter, FastAPI
 from fairlead.api import nodes, session, system, users
 from fairlead.api.application import build
 from fairlead.api.welcome import welcoming
+from fairlead.base.clock import HOUR
 from fairlead.base.errors import Refused
 from fairlead.objects.catalogue import Catalogue
 from fairlead.users.accounts import Account
@@ -34,6 +36,14 @@ class People:
                 return Person(role, role, csrf_of(secret))
         return None
 
+    async def basic(self, name: str, password: str, source: str) -> Person:
+        self.tried.append((name, password, source))
+        if name == "off":
+            raise Refused("FL-LOGIN-BASIC", "basic authentication is off")
+        if password != "right":
+            raise Refused("FL-LOGIN", "Invalid credentials")
+        return Person(name, "viewer", "")
+
     async def log_in(self, name: str, password: str, source: str) -> tuple[Account, str]:
         self.tried.append((name, password, source))
         if password != "right":
@@ -53,7 +63,8 @@ def served(people: People) -> list[APIRouter]:
     everything: Any = Everything()
     everything.error = Refused("FL-TEST", "let in")
     return [nodes.reading(everything), nodes.writing(everything, everything), system.stopping(lambda: None),
-            session.routes(people, welcoming(Catalogue(), {"Version": "1"}, lambda: 15)), users.routes(everything)]
+            session.routes(people, welcoming(Catalogue(), {"Version": "1"}, lambda: 15), lambda: 24 * HOUR),
+            users.routes(everything)]
 
 
 @pytest.fixture
@@ -172,3 +183,19 @@ async def test_log_out_ends_the_sessions_that_were_shown(app: FastAPI, people: P
     assert answer.status_code == 200
     assert people.ended == ["s-viewer"]
     assert all("max-age=0" in line.lower() for line in answer.headers.get_list("set-cookie"))
+
+
+def basic(text: str) -> str:
+    return f"Basic {base64.b64encode(text.encode()).decode()}"
+
+
+@pytest.mark.parametrize(("header", "code"), [
+    (basic("jane:right"), "FL-TEST"), (basic("jane:wrong"), "FL-LOGIN"), (basic("off:right"), "FL-LOGIN-BASIC"),
+    (basic("jane"), "FL-LOGIN"), ("Basic ???", "FL-LOGIN"), ("Bearer x", "FL-LOGIN"), ("Basic", "FL-LOGIN")])
+async def test_a_password_that_comes_along_counts_alone_and_a_good_session_beside_it_does_not(
+        app: FastAPI, people: People, header: str, code: str) -> None:
+    for secret, uid in (("", None), ("s-admin", None), ("", os.geteuid())):
+        async with afar(app, secret, uid, authorization=header) as client:
+            assert (await client.get("/api/node")).json()["code"] == code
+            written = await client.delete("/api/node/x")
+            assert written.json()["code"] == ("FL-PERMISSION" if code == "FL-TEST" else code)  # he is a viewer

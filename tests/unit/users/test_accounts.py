@@ -3,7 +3,7 @@
 import pytest
 
 from fairlead.base.errors import FairleadError
-from fairlead.users.accounts import LEAST, account, check_user_name, decode, encode, new_password
+from fairlead.users.accounts import account, check_user_name, decode, encode, new_password
 
 
 @pytest.mark.parametrize("name", ["root", "aviseuser", "avictlruser", "cli", "anonymous", "Admin", "", "a b", "-a",
@@ -17,14 +17,6 @@ def test_names_that_nobody_gets(name: str) -> None:
 @pytest.mark.parametrize("name", ["a", "jane.doe", "ci_1", "a" * 64])
 def test_names_that_people_have(name: str) -> None:
     assert check_user_name(name) == name
-
-
-@pytest.mark.parametrize("password", ["", "short", "a" * (LEAST - 1), "a" * 257, "ä" * 129])
-def test_passwords_that_are_refused_before_anything_is_hashed(password: str) -> None:
-    with pytest.raises(FairleadError) as caught:
-        account("jane", "viewer", password)
-    assert caught.value.code == "FL-PASSWORD"
-    assert "a" * 20 not in caught.value.line()
 
 
 def test_what_is_stored_holds_no_password_and_its_stamp_changes_with_it() -> None:

@@ -1,11 +1,15 @@
 """Who may try a password: counted by name and network, for a while."""
 
-from fairlead.users.lockout import LOCKED_S, MOST_COUNTED, MOST_FAILURES, Lockout
+from fairlead.base.clock import SECOND
+from fairlead.users.lockout import MOST_COUNTED, Lockout
+from fairlead.users.rules import Rules
+
+MOST_FAILURES, LOCKED_S = Rules().most_failures, Rules().locked / SECOND
 
 
 def test_a_name_is_closed_to_the_network_that_failed_and_opens_again() -> None:
     now = 0.0
-    lockout = Lockout(lambda: now)
+    lockout = Lockout(monotonic=lambda: now)
     for _ in range(MOST_FAILURES):
         assert lockout.left("jane", "192.0.2.0/24") == 0.0
         lockout.failed("jane", "192.0.2.0/24")
@@ -19,7 +23,7 @@ def test_a_name_is_closed_to_the_network_that_failed_and_opens_again() -> None:
 
 
 def test_a_success_in_between_counts_anew() -> None:
-    lockout = Lockout(lambda: 0.0)
+    lockout = Lockout(monotonic=lambda: 0.0)
     for _ in range(3):
         lockout.failed("jane", "n")
         lockout.failed("jane", "n")
@@ -28,7 +32,17 @@ def test_a_success_in_between_counts_anew() -> None:
 
 
 def test_whoever_invents_names_takes_no_memory() -> None:
-    lockout = Lockout(lambda: 0.0)
+    lockout = Lockout(monotonic=lambda: 0.0)
     for number in range(3 * MOST_COUNTED):
         lockout.failed(f"nobody-{number}", "n")
     assert len(lockout._failures) == MOST_COUNTED
+
+
+def test_the_rules_are_those_of_now() -> None:
+    rules = Rules(most_failures=0)
+    lockout = Lockout(lambda: rules, monotonic=lambda: 0.0)
+    for _ in range(5):
+        lockout.failed("jane", "192.0.2.0/24")
+    assert lockout.left("jane", "192.0.2.0/24") == 0.0, "nobody is locked out"
+    rules = Rules(most_failures=5, locked=60 * SECOND)
+    assert lockout.left("jane", "192.0.2.0/24") == 60.0

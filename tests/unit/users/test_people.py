@@ -10,12 +10,14 @@ from fairlead.base.clock import SECOND
 from fairlead.store.protocol import Put
 from fairlead.users import passwords as passwords_room
 from fairlead.users.accounts import USERS
-from fairlead.users.lockout import MOST_FAILURES
 from fairlead.users.passwords import Passwords
 from fairlead.users.people import People
 from fairlead.users.roles import Person
-from fairlead.users.sessions import IDLE, LONGEST, SESSIONS, Sessions, csrf_of
+from fairlead.users.rules import Rules
+from fairlead.users.sessions import SESSIONS, Sessions, csrf_of
 from tests.world import World, refusal
+
+MOST_FAILURES, IDLE, LONGEST = Rules().most_failures, Rules().idle, Rules().longest
 
 PASSWORD, OTHER = "correct horse battery", "staple correct horse"
 HERE, THERE = "192.0.2.7", "198.51.100.7"

@@ -14,12 +14,14 @@ from fairlead.transport.rules import SshRules
 from fairlead.transport.visit import Call, Visit, Visitor
 from fairlead.users import reception as reception_room
 from fairlead.users.keys import UserKeys
-from fairlead.users.lockout import MOST_FAILURES
 from fairlead.users.passwords import Passwords
 from fairlead.users.people import People
 from fairlead.users.reception import MOST_EACH, Reception
+from fairlead.users.rules import Rules
 from fairlead.users.sessions import Sessions
 from tests.world import World
+
+MOST_FAILURES = Rules().most_failures
 
 PASSWORD, OTHER = "correct horse battery", "staple correct horse"
 HERE, THERE = "192.0.2.7", "198.51.100.7"
