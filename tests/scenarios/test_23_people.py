@@ -98,6 +98,27 @@ def test_3_a_new_password_and_a_log_out_end_sessions_at_once(office: Office) -> 
     office.afar("node", "list", who="thief").refused("FL-LOGIN")
 
 
+def test_3b_a_token_for_automation_does_what_it_names_and_ends(office: Office) -> None:
+    made = office.afar("user", "token", "add", "--scope", "node:read", "--scope", "node:write", "--days", "1").done()
+    token = made.out.strip()
+    assert token not in made.err
+    office.controller.cli("user", "token", "add", "--scope", "*").refused("FL-USER-UNKNOWN")
+    listed = office.afar("user", "token", "list", "--json").done().json
+    assert [(one["owner"], one["scope"]) for one in listed] == [("admin", ["node:read", "node:write"])]
+    with httpx2.Client(base_url=office.url, trust_env=False, headers={"authorization": f"Bearer {token}"},
+                       transport=httpx2.HTTPTransport(verify=unverified_context())) as program:
+        assert program.get("/api/node").status_code == 200
+        assert program.post("/api/node/ctl/label", json={"labels": ["made=by-token"]}).status_code == 200
+        assert program.get("/api/service").json()["code"] == "FL-PERMISSION"
+        assert program.post("/api/apitoken", json={"scope": ["*"]}).json()["code"] == "FL-PERMISSION"
+        by = [r["by"] for r in office.controller.cli("audit", "list", "--json").done().json
+              if r["event"] == "node.labelled"]
+        assert by == [f"admin (token {listed[0]['id']})"]
+        office.afar("user", "token", "revoke", listed[0]["id"]).done()
+        assert program.get("/api/node").json()["code"] == "FL-LOGIN"
+    assert token[-43:] not in office.controller.log
+
+
 def test_4_attack_another_ca_is_not_believed_and_hears_no_password(office: Office, tmp_path: Path) -> None:
     with Site(tmp_path) as other:
         stranger = other.controller(password="another-cluster-entirely")

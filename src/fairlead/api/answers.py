@@ -309,3 +309,20 @@ class UserKey(Answer):
     comment: str
     added: str
     key: str
+
+
+class ApiToken(Answer):
+    """A token for automation, without its secret."""
+
+    id: str
+    owner: str
+    scope: list[str]
+    comment: str
+    made: str
+    expires: str
+
+
+class NewApiToken(ApiToken):
+    """The same with its text, which is shown this once."""
+
+    token: str

@@ -37,8 +37,8 @@ log = structlog.get_logger("fairlead.api")
 
 SESSION_COOKIES = ("avi-sessionid", "sessionid")
 """Both hold the session's secret: clients of the public object model know it by either name."""
-_NOT_FOUND = frozenset(("FL-NODE-UNKNOWN", "FL-OBJECT-UNKNOWN", "FL-SERVICE-UNKNOWN", "FL-TENANT", "FL-TOKEN-UNKNOWN",
-                        "FL-USER-KEY-UNKNOWN", "FL-USER-UNKNOWN"))
+_NOT_FOUND = frozenset(("FL-API-TOKEN-UNKNOWN", "FL-NODE-UNKNOWN", "FL-OBJECT-UNKNOWN", "FL-SERVICE-UNKNOWN",
+                        "FL-TENANT", "FL-TOKEN-UNKNOWN", "FL-USER-KEY-UNKNOWN", "FL-USER-UNKNOWN"))
 _STATUS = {"FL-PASSWORD": 400, "FL-SSH-ALGORITHM": 400, "FL-LOGIN": 401, "FL-LOGIN-BASIC": 401, "FL-LOGIN-LOCKED": 401,
            "FL-ORIGIN": 403, "FL-PERMISSION": 403, "FL-OBJECT-EXISTS": 409, "FL-OBJECT-REFERRED": 409,
            "FL-SERVICE-EXISTS": 409, "FL-USER-EXISTS": 409, "FL-OBJECT-STALE": 412, "FL-LOGIN-BUSY": 429,
@@ -57,6 +57,10 @@ class Knowing(Protocol):
 
     async def basic(self, name: str, password: str, source: str) -> Person:
         """Who sends his password along. Raises Refused."""
+        ...
+
+    async def bearer(self, text: str, permission: str, source: str) -> Person:
+        """Whose token it is, if it may what needs *permission*. Raises Refused."""
         ...
 
 
@@ -80,9 +84,14 @@ class Permission:
 
     async def _from_afar(self, request: Request) -> str:
         people: Knowing | None = request.app.state.people
-        if people is not None and (shown := _basic(request)) is not None:
-            source = request.scope.get("extensions", {}).get("fairlead", {}).get("source")
-            person: Person | None = await people.basic(*shown, source or "")
+        kind, _, given = request.headers.get("authorization", "").partition(" ")
+        source = request.scope.get("extensions", {}).get("fairlead", {}).get("source") or ""
+        if people is None:
+            person: Person | None = None
+        elif kind.lower() == "bearer":
+            person = await people.bearer(given, self.name, source)
+        elif kind:
+            person = await people.basic(*_basic(kind, given), source)
         else:
             person = await self._in_session(request, people)
         if person is None:
@@ -93,8 +102,8 @@ class Permission:
         return person.name
 
 
-    async def _in_session(self, request: Request, people: Knowing | None) -> Person | None:
-        person = await people.who(session_secrets(request)) if people else None
+    async def _in_session(self, request: Request, people: Knowing) -> Person | None:
+        person = await people.who(session_secrets(request))
         if person is not None and request.method not in _READING:
             check_origin(request)
             shown = request.headers.get("x-csrftoken", "")
@@ -103,11 +112,8 @@ class Permission:
         return person
 
 
-def _basic(request: Request) -> tuple[str, str] | None:
-    """Name and password that a request brings along (RFC 7617); None: none. Raises Refused FL-LOGIN."""
-    kind, _, given = request.headers.get("authorization", "").partition(" ")
-    if not kind:
-        return None
+def _basic(kind: str, given: str) -> tuple[str, str]:
+    """Name and password that a request brings along (RFC 7617). Raises Refused FL-LOGIN."""
     try:
         if kind.lower() != "basic":
             raise ValueError("another way")
@@ -116,7 +122,7 @@ def _basic(request: Request) -> tuple[str, str] | None:
             raise ValueError("no password")
     except ValueError:
         raise Refused("FL-LOGIN", "the Authorization header is none that is taken here",
-                      "log in, or send user and password by basic authentication where it is on") from None
+                      "send a token as Bearer, or log in") from None
     return name, password
 
 

@@ -91,7 +91,8 @@ class Asking:
     async def find(self, source: Source, uuid: str) -> Item:
         """The object with that uuid. Raises Refused FL-OBJECT-UNKNOWN."""
         item = await source.item(uuid)
-        if item is not None and item.tenant and await self.tenant() not in (EVERY_TENANT, item.tenant):
+        asked = {"x-avi-tenant", "x-avi-tenant-uuid"} & set(self._request.headers)  # else a uuid says enough
+        if item is not None and item.tenant and asked and await self.tenant() not in (EVERY_TENANT, item.tenant):
             item = None
         if item is None:
             raise Refused("FL-OBJECT-UNKNOWN", f"{self.kind.title} object not found: {printable(uuid, 80)}",

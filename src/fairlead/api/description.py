@@ -29,6 +29,7 @@ _SECURITY: Extra = {
                 "description": f"Set by POST /login, also as {SESSION_COOKIES[0]}."},
     "csrf": {"type": "apiKey", "in": "header", "name": "X-CSRFToken",
              "description": "On writes of a session: what the cookie csrftoken says."},
+    "bearer": {"type": "http", "scheme": "bearer", "description": "A token of POST /api/apitoken."},
     "basic": {"type": "http", "scheme": "basic",
               "description": "Where allow_basic_authentication of the portal configuration is on."}}
 """How requests say who sends them. Another way is one more entry here, and one in `_demands`."""
@@ -90,7 +91,7 @@ def _demands(method: str, permission: str | None) -> list[dict[str, list[str]]]:
     """One of these has to be shown."""
     if permission is None:
         return []
-    return [{"session": []} if method == "get" else {"session": [], "csrf": []}, {"basic": []}]
+    return [{"session": []} if method == "get" else {"session": [], "csrf": []}, {"bearer": []}, {"basic": []}]
 
 
 def _refusals(method: str, path: str, permission: str | None) -> list[int]:

@@ -14,6 +14,7 @@ from fairlead.cli.options import Json, State, client, read
 from fairlead.cli.options import password as password_in
 
 COLUMNS = ("name", "role")
+TOKEN_COLUMNS = ("id", "owner", "scope", "comment", "made", "expires")
 KEY_COLUMNS = ("fingerprint", "comment", "added")
 MOST_CA = 64 * 1024
 MOST_KEY = 16 * 1024
@@ -38,6 +39,11 @@ def register(app: typer.Typer) -> None:
     for name, function in of_keys.items():
         keys.command(name)(function)
     users.add_typer(keys, name="key")
+    tokens = typer.Typer(no_args_is_help=True, help="Tokens for automation: your own, after `fairlead login`.")
+    of_tokens: dict[str, Callable[..., None]] = {"add": token_add, "list": token_list, "revoke": token_revoke}
+    for name, function in of_tokens.items():
+        tokens.command(name)(function)
+    users.add_typer(tokens, name="token")
     app.add_typer(users, name="user")
 
 
@@ -104,6 +110,36 @@ def remove(context: typer.Context, name: str, state: State = None) -> None:
     """Let somebody log in no longer; all sessions of that name end."""
     client(context, state).delete(f"/api/user/{_part(name)}")
     output.say(f"{name} may log in no longer")
+
+
+def token_add(context: typer.Context,
+              scope: Annotated[list[str], typer.Option("--scope", help=(
+                  "What it may, such as node:read; * for what your role permits. May be repeated."))],
+              days: Annotated[int, typer.Option("--days", help="For how long, 1 to 365.")] = 90,
+              comment: Annotated[str, typer.Option(help="What it is for.")] = "", state: State = None) -> None:
+    """Make a token: a program sends it as `Authorization: Bearer`."""
+    made = client(context, state).post("/api/apitoken", {"scope": scope, "days": days, "comment": comment})
+    output.say(f"token {made['id']} of {made['owner']} is good until {made['expires']}; it is shown this once")
+    output.line(made["token"])
+
+
+def token_list(context: typer.Context, everybodys: Annotated[bool, typer.Option("--all", help="Everybody's.")] = False,
+               state: State = None, json: Json = False) -> None:
+    """Your tokens."""
+    rows: list[dict[str, Any]] = client(context, state).get(
+        "/api/user-apitoken" if everybodys else "/api/apitoken")["results"]
+    if json:
+        output.as_json(rows)
+    else:
+        output.table(rows, TOKEN_COLUMNS, "no tokens")
+
+
+def token_revoke(context: typer.Context, token_id: str,
+                 anybodys: Annotated[bool, typer.Option("--all", help="Whosever it is.")] = False,
+                 state: State = None) -> None:
+    """End a token."""
+    client(context, state).delete(f"/api/{'user-apitoken' if anybodys else 'apitoken'}/{_part(token_id)}")
+    output.say(f"token {token_id} is revoked")
 
 
 def key_add(context: typer.Context, name: str,

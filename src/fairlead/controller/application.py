@@ -8,6 +8,7 @@ from fastapi import APIRouter, FastAPI
 
 from fairlead.api import (
     accounts,
+    apitokens,
     audit,
     backup,
     certificates,
@@ -47,6 +48,7 @@ from fairlead.objects.catalogue import Catalogue
 from fairlead.objects.model import Item, Kind
 from fairlead.objects.shelf import Journal, Records, Shelf, Shelved
 from fairlead.transport.rules import SshRules
+from fairlead.users.apitokens import ApiTokens
 from fairlead.users.keys import UserKeys
 from fairlead.users.people import People
 from fairlead.users.rules import Rules
@@ -126,6 +128,7 @@ class Parts:
     operations: Operations
     desk: Desk
     people: People
+    tokens: ApiTokens
     keys: UserKeys
     presenting: Presenting
     backups: Saving
@@ -173,7 +176,8 @@ def routers(parts: Parts) -> Sequence[APIRouter]:
         system.routes(operations, parts.version), system.stopping(parts.stop), session.routes(people, welcoming(
             catalogue, system.public_version(parts.version), lambda: int(settings.properties.api_idle_timeout)),
             lambda: settings.rules().longest),
-        users.routes(people), keys.routes(parts.keys), enrolment.routes(desk, operations), nodes.reading(operations),
+        users.routes(people), keys.routes(parts.keys),
+        apitokens.routes(parts.tokens), enrolment.routes(desk, operations), nodes.reading(operations),
         nodes.writing(operations, operations), services.reading(operations), services.writing(operations),
         mesh.routes(operations), audit.routes(operations), backup.routes(parts.backups),
         cluster.routes(operations, operations, system.public_version(parts.version)),

@@ -233,9 +233,9 @@ class _Controller:
             self.presentation = presentation
             shelf.listen(self.moved.set)
             app = application(Parts(
-                self.version, shelf, catalogue, certificates, cluster.signing, operations, desk, people, keys,
-                presentation, Backups(store, audit, cluster.signing, trust, self.host_key, self.user_key),
-                self.stop.set))
+                self.version, shelf, catalogue, certificates, cluster.signing, operations, desk, people,
+                people.tokens, keys, presentation,
+                Backups(store, audit, cluster.signing, trust, self.host_key, self.user_key), self.stop.set))
 
             tasks: list[asyncio.Task[None]] = []
 

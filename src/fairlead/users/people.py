@@ -21,6 +21,7 @@ from fairlead.store.protocol import (
     Unchanged,
 )
 from fairlead.users.accounts import USERS, Account, account, check_user_name, decode, encode
+from fairlead.users.apitokens import ApiTokens
 from fairlead.users.keys import keys_of
 from fairlead.users.lockout import Lockout
 from fairlead.users.passwords import Passwords
@@ -67,6 +68,8 @@ class People:
         self._passwords = passwords
         self._sessions = sessions
         self._refusals = refusals
+        self.tokens = ApiTokens(store, audit)
+        """Those of everybody."""
         self._rules = rules
         self._lockout = Lockout(rules)
 
@@ -91,6 +94,8 @@ class People:
         check_user_name(name)
         self._rules().check(password)
         made = await self._passwords.beside(partial(account, name, role, password))
+        if await self._store.get(USERS + name) is None:
+            await self.tokens.end_all(name, by)
         outcome = await self._audit.append_with([Absent(USERS + name)], [Put(USERS + name, encode(made))],
                                                 [Entry("user.added", name, by, {"role": role})])
         if not outcome.succeeded:
@@ -145,6 +150,7 @@ class People:
             compare = [Unchanged(record.key, record.revision), *await self._another_admin(name)]
             keys = [Delete(key.key) for key in await keys_of(self._store, name)]
             if await self._change(compare, [Delete(record.key), *keys], Entry("user.removed", name, by, {})):
+                await self.tokens.end_all(name, by)
                 return
         raise _busy()
 
@@ -163,6 +169,19 @@ class People:
                           "allow_basic_authentication in the portal configuration")
         found = await self._proven(name, password, source)
         return Person(found.name, found.role, "")
+
+    async def bearer(self, text: str, permission: str, source: str) -> Person:
+        """Whose token for automation *text* is, if it may what needs *permission*. Raises Refused FL-LOGIN,
+        FL-PERMISSION.
+        """
+        found = await self.tokens.who(text)
+        if found is None:
+            await self._count(source, "FL-LOGIN")
+            raise Refused("FL-LOGIN", "Invalid credentials", "the token is none, has expired, or was revoked")
+        person, token = found
+        if not token.may(permission):
+            raise Refused("FL-PERMISSION", f"the scope of this token does not name {permission}", "make another one")
+        return replace(person, name=f"{person.name} (token {token.id})")
 
     async def _proven(self, name: str, password: str, source: str) -> Account:
         network = network_of(source)

@@ -44,6 +44,12 @@ class People:
             raise Refused("FL-LOGIN", "Invalid credentials")
         return Person(name, "viewer", "")
 
+    async def bearer(self, text: str, permission: str, source: str) -> Person:
+        self.tried.append(("", text, source))
+        if text != "good":
+            raise Refused("FL-LOGIN", "Invalid credentials")
+        return Person("ci (token 1)", "viewer", "")
+
     async def log_in(self, name: str, password: str, source: str) -> tuple[Account, str]:
         self.tried.append((name, password, source))
         if password != "right":
@@ -191,7 +197,8 @@ def basic(text: str) -> str:
 
 @pytest.mark.parametrize(("header", "code"), [
     (basic("jane:right"), "FL-TEST"), (basic("jane:wrong"), "FL-LOGIN"), (basic("off:right"), "FL-LOGIN-BASIC"),
-    (basic("jane"), "FL-LOGIN"), ("Basic ???", "FL-LOGIN"), ("Bearer x", "FL-LOGIN"), ("Basic", "FL-LOGIN")])
+    (basic("jane"), "FL-LOGIN"), ("Basic ???", "FL-LOGIN"), ("Bearer x", "FL-LOGIN"),
+    ("bearer good", "FL-TEST"), ("Digest x", "FL-LOGIN"), ("Basic", "FL-LOGIN")])
 async def test_a_password_that_comes_along_counts_alone_and_a_good_session_beside_it_does_not(
         app: FastAPI, people: People, header: str, code: str) -> None:
     for secret, uid in (("", None), ("s-admin", None), ("", os.geteuid())):

@@ -39,6 +39,9 @@ OWN = {
     "GET /api/user/{name}/key": "user:read", "POST /api/user/{name}/key": "user:write",
     "DELETE /api/user/{name}/key/{fingerprint:path}": "user:write", "GET /api/useraccount/key": "session:own",
     "POST /api/useraccount/key": "session:own", "DELETE /api/useraccount/key/{fingerprint:path}": "session:own",
+    "GET /api/apitoken": "session:own", "POST /api/apitoken": "session:own",
+    "DELETE /api/apitoken/{token_id}": "session:own", "GET /api/user-apitoken": "user:read",
+    "DELETE /api/user-apitoken/{token_id}": "user:write",
     "GET /api/useraccount": "session:own", "PUT /api/useraccount": "session:own"}
 """Routes apart from those that all kinds have."""
 KINDS: dict[str, tuple[str, Sequence[str]]] = {

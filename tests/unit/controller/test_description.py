@@ -42,7 +42,7 @@ def test_what_is_served_is_described_and_nothing_else(made: Any) -> None:
         permission = operation["x-permission"]
         assert (f"`{permission}`" if permission else "everybody") in operation["description"]
         assert operation["security"] == ([] if permission is None else [
-            {"session": []} if method == "get" else {"session": [], "csrf": []}, {"basic": []}])
+            {"session": []} if method == "get" else {"session": [], "csrf": []}, {"bearer": []}, {"basic": []}])
         good = [answer for status, answer in operation["responses"].items() if status.startswith("2")]
         assert len(good) == 1
         assert method == "delete" or good[0]["content"]["application/json"]["schema"]
