@@ -75,6 +75,7 @@ async def test_a_token_ends_at_its_time_by_revocation_and_with_its_owner(house: 
     house.clock.set(DAY / SECOND)
     assert await house.may(short, "node:read") == "FL-LOGIN"
     await house.people.remove("ci", "root-of-all")
+    assert await house.people.tokens.of("ci") == []
     await house.people.add("ci", "admin", PASSWORD, "root-of-all")
     assert await house.may(left, "node:read") == "FL-LOGIN", "another one of that name has none of them"
 
