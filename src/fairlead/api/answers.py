@@ -162,12 +162,10 @@ class Record(Answer):
 
 
 class Verified(Answer):
-    """How many records of this node's chain are good, where it ends, and what witnesses hold of it."""
+    """How many records of this node's chain are good."""
 
     verified: int
     node: str
-    head: Any = None
-    witnesses: list[Any] = Field(default_factory=list)
 
 
 class Token(BaseModel):

@@ -17,10 +17,7 @@ class Auditing(Protocol):
         ...
 
     async def check(self) -> dict[str, Any]:
-        """``verified`` records, the ``head``, and what its ``witnesses`` hold.
-
-        Raises Refused FL-AUDIT-BROKEN, FL-AUDIT-CUT, FL-AUDIT-FORK.
-        """
+        """``verified`` records and the ``head``. Raises Refused FL-AUDIT-BROKEN."""
         ...
 
 

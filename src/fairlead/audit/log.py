@@ -118,20 +118,20 @@ class AuditLog:
 
         The ends, noted elsewhere, later prove that nobody rewrote a whole chain. Raises Refused ``FL-AUDIT-BROKEN``.
         """
-        return {node: records[-1].head() for node, records in (await self.verified()).items()}
-
-    async def verified(self) -> Mapping[str, Sequence[AuditRecord]]:
-        """The chains of all nodes, checked; in a thread, so that nobody waits for it. Raises as `verify`."""
-        return await asyncio.to_thread(check_all, (await self._store.list(BOTH)).records)
-
-    async def head(self) -> Head:
-        """Where our chain ends. Raises Refused ``FL-AUDIT-BROKEN``."""
-        return (await self._head())[1]
-
-    async def hash_at(self, seq: int) -> str:
-        """The hash of record *seq* of our chain, ``""`` when it is not there. Raises Refused ``FL-AUDIT-BROKEN``."""
-        kept = await self._store.get(record_key(self._node, seq))
-        return decode(kept.value, f"record {seq} of {self._node}").head().hash if kept is not None else ""
+        heads: dict[str, Head] = {}
+        chains: dict[str, list[AuditRecord]] = {}
+        for kept in (await self._store.list(BOTH)).records:
+            if kept.key.startswith(HEADS):
+                heads[kept.key.removeprefix(HEADS)] = decode_head(kept.value)
+            elif kept.key.startswith(RECORDS):
+                owner, _, number = kept.key.removeprefix(RECORDS).rpartition("/")
+                record = decode(kept.value, f"record {number.lstrip('0')} of {owner}")
+                if kept.key != record_key(owner, record.seq):
+                    raise broken(f"record {number.lstrip('0')} of {owner} is not in its place: {record.seq} is there")
+                chains.setdefault(owner, []).append(record)
+        for node in sorted(heads.keys() | chains.keys()):
+            verify(chains.get(node, []), heads.get(node, GENESIS), node)
+        return heads
 
     async def _head(self) -> tuple[Compare, Head]:
         """The end of our chain, and the compare that holds while it is the end."""
@@ -175,24 +175,6 @@ class RefusalCounter:
         return [Entry("refused", network, "anonymous", {"minute": rfc3339(minute * MINUTE),
                                                         **self._sums.pop((minute, network))})
                 for minute, network in ended]
-
-
-def check_all(kept: Sequence[Record]) -> Mapping[str, Sequence[AuditRecord]]:
-    """The chains in *kept*, everything below `BOTH`. Raises Refused ``FL-AUDIT-BROKEN``."""
-    heads: dict[str, Head] = {}
-    chains: dict[str, list[AuditRecord]] = {}
-    for one in kept:
-        if one.key.startswith(HEADS):
-            heads[one.key.removeprefix(HEADS)] = decode_head(one.value)
-        elif one.key.startswith(RECORDS):
-            owner, _, number = one.key.removeprefix(RECORDS).rpartition("/")
-            record = decode(one.value, f"record {number.lstrip('0')} of {owner}")
-            if one.key != record_key(owner, record.seq):
-                raise broken(f"record {number.lstrip('0')} of {owner} is not in its place: {record.seq} is there")
-            chains.setdefault(owner, []).append(record)
-    for node in sorted(heads.keys() | chains.keys()):
-        verify(chains.get(node, []), heads.get(node, GENESIS), node)
-    return chains
 
 
 def network_of(source: str) -> str:

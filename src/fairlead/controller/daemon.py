@@ -33,7 +33,6 @@ from fairlead.controller.backup import Backups
 from fairlead.controller.cluster import Cluster
 from fairlead.controller.commands import Commands
 from fairlead.controller.desk import Desk
-from fairlead.controller.heads import Heads, Whose
 from fairlead.controller.initialise import MIN_VERSION, STORE
 from fairlead.controller.mesh import Mesh
 from fairlead.controller.operations import Operations
@@ -194,9 +193,6 @@ class _Controller:
             store = MovableStore(self.sqlite)
             audit = AuditLog(store, trust.node)
 
-            heads = Heads(Whose(str(trust.cluster_uuid), trust.node_id, trust.node, self.host_key), audit,
-                          lambda: self._generation(store), store.now)
-
             async def cloned(node: Node) -> None:
                 log.warning("alarm", alarm="node.cloned", about=node.name)
                 await audit.append_with([], [], [Entry("node.cloned", node.name, trust.node, {"node_id": node.id})])
@@ -207,7 +203,7 @@ class _Controller:
             mesh = Mesh(state=self.state, clock=clock, settings=self.settings, trust=trust, user_key=self.user_key,
                         way=self.way, store=store, clustered=self.sqlite is None, cloned=cloned, removed=self._removed,
                         commit=lambda peer, channel: commit.answer(desk, peer, channel),
-                        answer=answer, refused=self._refused, heads=heads.converse)
+                        answer=answer, refused=self._refused)
             cluster = Cluster(self.state, clock, self.settings, trust, mesh, store, self.sqlite, self.note, group,
                               founded=lambda: self._take_office(enrolment, cluster))
             registry = Registry(store, audit, mesh.directory, fence=cluster.fence)
@@ -218,9 +214,9 @@ class _Controller:
             desk = Desk(enrolment, registry, store, mesh, cluster, admittance, clock)
             operations = Operations(
                 me=trust.node_id, cluster_uuid=trust.cluster_uuid, version=self.version, view=self.settings.see(),
-                mesh=mesh, cluster=cluster, registry=registry, desk=desk, audit=audit, heads=heads,
+                mesh=mesh, cluster=cluster, registry=registry, desk=desk, audit=audit,
                 problems=lambda: [*self.problems.values(), *self._presenting_problems(), *descriptors.problems(),
-                                  *mesh.problems, *cluster.problems, *heads.problems])
+                                  *mesh.problems, *cluster.problems])
             shelf = shelf_for(store, audit, str(trust.cluster_uuid))
             settings = Settings(shelf)
             people = People(store, audit, passwords, Sessions(store, settings.rules), self.refusals, settings.rules)
@@ -248,8 +244,7 @@ class _Controller:
                 await self._insist(lambda: self._read(store, mesh, registry))
                 await self._insist(shelf.load)
                 begin(objects=shelf.follow(), directory=mesh.directory.follow(), tokens=enrolment.follow(),
-                      plans=mesh.sessions.push(), heads=heads.follow(),
-                      clock=self._tick(store, enrolment, audit, cluster))
+                      plans=mesh.sessions.push(), clock=self._tick(store, enrolment, audit, cluster))
                 if cluster.clustered:
                     cluster.lead()  # who has not read who is removed decides nothing
                 await self._insist(lambda: registry.announce(trust.node_id, self.settings.endpoint, trust.node))

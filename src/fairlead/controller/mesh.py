@@ -17,7 +17,7 @@ from fairlead.cluster.peers import Answer, Peers, converse
 from fairlead.controller.initialise import COPY
 from fairlead.controller.settings import ControllerSettings
 from fairlead.enrol.trust import Trust
-from fairlead.fleet.sessions import Commit, Converse, Sessions
+from fairlead.fleet.sessions import Commit, Sessions
 from fairlead.keys.ssh import PrivateKey, PublicKey
 from fairlead.link.messages import Plan, PlanController
 from fairlead.mesh import plan as plans
@@ -47,9 +47,9 @@ class Mesh:
     def __init__(self, *, state: Path, clock: Clock, settings: ControllerSettings, trust: Trust, user_key: PrivateKey,
                  way: Way, store: Changes, clustered: bool, commit: Commit, cloned: Callable[[Node], Awaitable[None]],
                  answer: Answer, refused: Callable[[PlanController], Awaitable[None]],
-                 removed: Callable[[], None], heads: Converse | None = None) -> None:
+                 removed: Callable[[], None]) -> None:
         """*answer*: what other Controllers ask for. *refused*: another Controller no longer lets us in. *removed*: this
-        one is not in the directory any more. *heads*: serves witnesses of its audit chain.
+        one is not in the directory any more.
         """
         self._state = state
         self._clock = clock
@@ -71,7 +71,7 @@ class Mesh:
                                      self.peers.talk, _opened, self._failed)
         self.sessions = Sessions(
             self.directory, clock, me=trust.node_id, generation="", first_epoch=0, commit=commit, cloned=cloned,
-            converse=self._converse, heads=heads, stale=self._is_stale)
+            converse=self._converse, stale=self._is_stale)
         self.listeners = Listeners(self)
 
     def remember(self, host_key: PublicKey, user_key: PublicKey) -> None:

@@ -20,8 +20,6 @@ from fairlead.api import system as system_api
 from fairlead.api.application import build
 from fairlead.audit.journal import Journal
 from fairlead.audit.record import Entry
-from fairlead.audit.witness import FILE as HEADS
-from fairlead.audit.witness import Witness
 from fairlead.base import configuration, descriptors, files, logs
 from fairlead.base.clock import SECOND, Clock
 from fairlead.base.errors import FairleadError, OperatorError
@@ -29,7 +27,6 @@ from fairlead.base.service import notify, on_signals
 from fairlead.engine.link import Link
 from fairlead.engine.operations import Operations
 from fairlead.engine.settings import EngineSettings
-from fairlead.engine.watching import watch
 from fairlead.enrol import signed
 from fairlead.enrol.exchange import Core, CoreController
 from fairlead.enrol.trust import HOST_KEY, USER_KEY, Trust, load_key
@@ -76,8 +73,7 @@ async def run(state: Path, version: str, clock: Clock) -> None:
     try:
         journal = Journal.open(state / AUDIT, trust.node, clock)
         way = choose(os.environ)
-        witness = Witness(state / HEADS)
-        engine = Engine(state, version, clock, settings, trust, user_key, host_key, journal, witness, way)
+        engine = Engine(state, version, clock, settings, trust, user_key, host_key, journal, way)
         listener = await serve(engine.application(), [control], presented=None,
                                limits=Limits(keep_alive=True, body_bytes=1024 * 1024), admission=None)
         try:
@@ -111,11 +107,9 @@ class Engine:
     user_key: PrivateKey
     host_key: PrivateKey
     journal: Journal
-    witness: Witness
     way: Way
     plan: Plan | None = None
     standing: str = "up"
-    link: Link = field(init=False)
     supervisor: Supervisor = field(init=False)
     listeners: Listeners = field(init=False)
     _stop: asyncio.Event = field(default_factory=asyncio.Event)
@@ -129,9 +123,9 @@ class Engine:
     _reverses: dict[Tunnel, set[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.link = Link(self, self.clock, f"fairlead/{self.version}")
+        link = Link(self, self.clock, f"fairlead/{self.version}")
         dial = dialling(self.trust.user, self.user_key, self.settings.keepalive_s, self.clock, self.way)
-        self.supervisor = Supervisor(dial, self._talk, self._serve_on, self._failed)
+        self.supervisor = Supervisor(dial, link.talk, self._serve_on, self._failed)
         self.listeners = Listeners(self.supervisor)
 
     def application(self) -> Any:
@@ -169,21 +163,7 @@ class Engine:
     def problems(self) -> list[str]:
         """What is not as planned, one line each."""
         return [*([self._plan_problem] if self._plan_problem else []), *descriptors.problems(),
-                *self.listeners.problems, *self.witness.problems]
-
-    # -- the link, and beside it the audit chain ----------------------------------------------------------------------
-
-    async def _talk(self, controller: PlanController, tunnel: Tunnel) -> None:
-        watching = asyncio.get_running_loop().create_task(
-            watch(self.witness, str(self.trust.cluster_uuid), controller, tunnel, self._alarm))
-        try:
-            await self.link.talk(controller, tunnel)
-        finally:
-            watching.cancel()
-
-    def _alarm(self, event: str, controller: PlanController, seq: int) -> None:
-        log.warning("alarm", alarm=event, about=controller.name, seq=seq)
-        self._record(event, chain=controller.name, seq=str(seq))
+                *self.listeners.problems]
 
     # -- what the link says -------------------------------------------------------------------------------------------
 

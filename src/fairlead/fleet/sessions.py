@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from fairlead.audit.head import SUBSYSTEM as HEADS
 from fairlead.base.clock import SECOND, Clock
 from fairlead.base.errors import FairleadError, Refused
 from fairlead.keys.ssh import PublicKey
@@ -110,10 +109,8 @@ class Sessions:
 
     def __init__(self, directory: Directory, clock: Clock, *, me: str, generation: str, first_epoch: int,
                  commit: Commit, cloned: Callable[[Node], Awaitable[None]], converse: Converse | None = None,
-                 heads: Converse | None = None, stale: Callable[[], bool] = lambda: False) -> None:
-        """*heads*: serves witnesses of the audit chain. *stale*: whether the directory may have missed who was removed
-        meanwhile.
-        """
+                 stale: Callable[[], bool] = lambda: False) -> None:
+        """*stale*: whether the directory may have missed who was removed meanwhile."""
         self._directory = directory
         self._clock = clock
         self._me = me
@@ -122,7 +119,6 @@ class Sessions:
         self._commit = commit
         self._cloned = cloned
         self._converse = converse
-        self._heads = heads
         self._stale = stale
         self._sessions: dict[str, Session] = {}
         self._tunnels: set[Tunnel] = set()
@@ -249,9 +245,6 @@ class Sessions:
             return (lambda channel: converse(tunnel.peer, channel)) if converse else None
         if name == SUBSYSTEM and tunnel.peer.standing == "active" and tunnel.peer.role == "engine":
             return lambda channel: self._link(tunnel, channel)
-        if name == HEADS and tunnel.peer.standing == "active" and tunnel.peer.role == "engine":
-            heads = self._heads
-            return (lambda channel: heads(tunnel.peer, channel)) if heads else None
         return None
 
     # -- streams to engines -------------------------------------------------------------------------------------------
