@@ -15,7 +15,10 @@ class Auditing(Protocol):
         ...
 
     async def check(self) -> dict[str, Any]:
-        """``verified`` records and the ``head``. Raises Refused FL-AUDIT-BROKEN."""
+        """``verified`` records, the ``head``, and what ``witnesses`` were shown.
+
+        Raises Refused FL-AUDIT-BROKEN, FL-AUDIT-CUT, FL-AUDIT-FORK.
+        """
         ...
 
 

@@ -66,7 +66,10 @@ def learn(shown: Shown, head: SignedHead) -> tuple[Shown, News]:
 
 
 def _contradicted(shown: Shown, head: SignedHead) -> tuple[Shown, News]:
-    """Set *head* aside, with the lowest one that it speaks against."""
+    """Set *head* aside, with the lowest one that it speaks against; nothing, when it only goes on from such a one."""
+    if shown.evidence and (other := shown.evidence[-1]).generation == head.generation and (
+            (other.seq < head.seq and other.time <= head.time) or len(shown.evidence) >= MOST_EVIDENCE):
+        return shown, "nothing"
     against = next(one for one in shown.kept if (one.generation == head.generation and one.seq >= head.seq)
                    or one is shown.kept[-1])
     return replace(shown, evidence=(*shown.evidence, *(one for one in (against, head)

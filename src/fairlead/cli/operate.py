@@ -21,6 +21,7 @@ SERVICE_COLUMNS = ("name", "owner", "port", "target", "allow")
 TUNNEL_COLUMNS = ("peer", "kind", "direction", "user", "state", "since", "streams", "bytes_in", "bytes_out", "cipher",
                   "kex", "transport")
 MEMBER_COLUMNS = ("name", "role", "state", "internal_address", "address", "lag", "size", "version")
+WITNESS_COLUMNS = ("name", "node", "seq", "state")
 AUDIT_COLUMNS = ("seq", "time", "event", "subject", "by", "details")
 
 
@@ -301,10 +302,17 @@ def audit_list(context: typer.Context, state: State = None, json: Json = False,
     output.as_json(found) if json else output.table(found, AUDIT_COLUMNS, "no records")
 
 
-def audit_verify(context: typer.Context, state: State = None) -> None:
-    """Check that no record was changed, removed or cut off."""
+def audit_verify(context: typer.Context, state: State = None, json: Json = False) -> None:
+    """Check that no record was changed, removed or cut off, also by what other nodes were shown."""
     found = client(context, state).get("/api/audit/verify")
-    output.say(f"{found['verified']} records of {found['node']}, unbroken")
+    if json:
+        output.as_json(found)
+        return
+    output.say(f"{found['verified']} records of {found['node']}, unbroken; the last one is {found['head']}")
+    output.table(found["witnesses"], WITNESS_COLUMNS, "no node was shown any of it yet")
+    if any(witness["state"] == "earlier" for witness in found["witnesses"]):
+        output.say("earlier: of before a restore or a recovery, which took these records back; if there was none, "
+                   "somebody else did")
 
 
 def _path(kind: str, name: str) -> str:

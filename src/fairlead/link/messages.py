@@ -15,7 +15,7 @@ from fairlead.base.errors import Refused
 SUBSYSTEM = "fairlead-engine"
 VERSION = 1
 KEEPS_HEADS = "heads/1"
-"""In what an engine says of its software: it keeps heads of audit logs, and tells them. One that does not say so is sent
+"""In what an engine says of its software: it keeps heads of audit logs, and tells them. Who does not say so is sent
 none, since it would not understand; a Controller that does not look for it never asks."""
 MOST_HEADS = 512
 """That an engine tells: fewer than it keeps, of a cluster that makes all it can."""

@@ -45,6 +45,7 @@ def test_attack_a_head_that_contradicts_is_evidence_and_so_is_what_it_contradict
     assert [*found.evidence] == [head(4), against]
     assert [one.seq for one in found.kept] == [1, 4]
     assert learn(found, against)[1] == "nothing", "one alarm"
+    assert learn(found, head(against.seq + 1, "b", time=30))[1] == ("nothing" if against.seq < 4 else "kept")
 
 
 def test_attack_what_comes_later_does_not_push_the_evidence_out() -> None:
