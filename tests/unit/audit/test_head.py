@@ -93,3 +93,10 @@ def test_the_lowest_record_that_is_wrong_is_named() -> None:
     with pytest.raises(Refused, match="record 8 of ctl-1 is not the one that se-2 was shown") as fork:
         insist({"se-1": judged((9, "differs"), (7, "ahead")), "se-2": judged((8, "differs"))})
     assert fork.value.code == "FL-AUDIT-FORK"
+
+
+def test_attack_a_head_has_one_text() -> None:
+    text = signed(Head(3, "0" * 64)).text()
+    for other in (text + "\n", " " + text, text.replace(",", ", "), text.replace('"seq":3', '"seq":3.0'),
+                  text.replace('"seq":3', '"seq":true'), text.replace("}", ',"more":1}')):
+        assert denied(lambda other=other: decode(other)) == "FL-AUDIT-HEAD"  # type: ignore[misc]
