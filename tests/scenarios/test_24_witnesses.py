@@ -1,4 +1,4 @@
-"""Somebody writes a stopped Controller's audit log anew, hashes and all: nothing in its folder tells, but the engine does.
+"""A stopped Controller's audit log is written anew, hashes and all: nothing in its folder tells, but its engine does.
 
 What the Controller itself keeps beside its store is taken away, too: whoever can write the one can write the other.
 """

@@ -12,6 +12,7 @@ from fairlead.api.securechannel import Member
 from fairlead.api.services import describe as describe_service
 from fairlead.audit.head import insist
 from fairlead.audit.log import AuditLog
+from fairlead.audit.public import event_id
 from fairlead.audit.record import GENESIS, AuditRecord, Entry
 from fairlead.base.clock import rfc3339
 from fairlead.base.errors import Refused
@@ -242,4 +243,4 @@ class Operations:
 
 def _record(record: AuditRecord) -> dict[str, Any]:
     return {"seq": record.seq, "time": rfc3339(record.time), "node": record.node, "event": record.event,
-            "subject": record.subject, "by": record.by, "details": dict(record.details)}
+            "subject": record.subject, "by": record.by, "details": dict(record.details), "event_id": event_id(record)}
