@@ -38,7 +38,11 @@ def test_attack_a_log_is_cut_off_and_another_time_written_anew(site: Site) -> No
     records = rewritten(controller, engine, lambda records: records)
     assert controller.cli("audit", "verify").done(), "2. a Controller that was started anew agrees with its witness"
 
-    rewritten(controller, engine, lambda records: records[:-4])
+    export = site.folder / "audit.jsonl"
+    controller.cli("audit", "export", "--output", export).done()
+    assert "signed by SHA256:" in controller.cli("audit", "verify", "--file", export).done().out
+
+    rewritten(controller, engine, lambda records: records[:2])  # of before the engine was
     said = controller.cli("audit", "verify").refused("FL-AUDIT-CUT")
     assert "of ctl is missing, which se-1 was shown" in said, "3. the tail was cut off"
     until(lambda: engine.events("alarm"), "and the engine raises an alarm by itself")

@@ -3,8 +3,11 @@
 from typing import Any, Protocol
 
 from fastapi import APIRouter
+from fastapi.responses import PlainTextResponse
 
 from fairlead.api.application import collection, needs
+
+LINES = "application/x-ndjson"
 
 
 class Auditing(Protocol):
@@ -21,9 +24,13 @@ class Auditing(Protocol):
         """
         ...
 
+    async def export(self) -> str:
+        """All records and the signed heads, lines of JSON. Raises Refused FL-AUDIT-BROKEN."""
+        ...
+
 
 def routes(audit: Auditing) -> APIRouter:
-    """GET audit, audit/verify."""
+    """GET audit, audit/verify, audit/export."""
     router = APIRouter()
 
     @router.get("/api/audit")
@@ -33,5 +40,9 @@ def routes(audit: Auditing) -> APIRouter:
     @router.get("/api/audit/verify")
     async def verify(caller: str = needs("audit:read")) -> dict[str, Any]:  # noqa: ARG001
         return await audit.check()
+
+    @router.get("/api/audit/export")
+    async def export(caller: str = needs("audit:read")) -> PlainTextResponse:  # noqa: ARG001
+        return PlainTextResponse(await audit.export(), media_type=LINES)
 
     return router

@@ -10,6 +10,7 @@ from fairlead.api.mesh import connecting, describe_hosts
 from fairlead.api.mesh import describe as describe_tunnel
 from fairlead.api.securechannel import Member
 from fairlead.api.services import describe as describe_service
+from fairlead.audit.export import lines
 from fairlead.audit.head import insist
 from fairlead.audit.log import AuditLog
 from fairlead.audit.public import event_id
@@ -206,6 +207,11 @@ class Operations:
         return {"verified": head.seq, "node": me, "head": head.hash, "witnesses": [
             {"name": name, "node": node, "seq": seq, "state": state}
             for (name, node, state), seq in sorted(newest.items())]}
+
+    async def export(self) -> str:
+        """All records and the signed heads, lines of JSON. Raises Refused FL-AUDIT-BROKEN."""
+        heads = self._witnessing.signed_heads()  # before the records, which go at least as far
+        return "".join(f"{line}\n" for line in lines(await self._audit.chains(), heads))
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
