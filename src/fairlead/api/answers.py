@@ -159,13 +159,26 @@ class Record(Answer):
     subject: str
     by: str
     details: dict[str, Any]
+    event_id: str | None = None
+    """What the public model calls it."""
+
+
+class Witness(Answer):
+    """What somebody holds of a chain."""
+
+    name: str
+    node: str
+    seq: int
+    state: str
 
 
 class Verified(Answer):
-    """How many records of this node's chain are good."""
+    """How many records of this node's chain are good, where it ends, and what witnesses hold."""
 
     verified: int
     node: str
+    head: str
+    witnesses: list[Witness]
 
 
 class Token(BaseModel):

@@ -3,10 +3,13 @@
 from typing import Any, Protocol
 
 from fastapi import APIRouter
+from fastapi.responses import PlainTextResponse
 
 from fairlead.api import answers
 from fairlead.api.application import collection, needs
 from fairlead.api.documented import answer, several
+
+LINES = "application/x-ndjson"
 
 
 class Auditing(Protocol):
@@ -17,12 +20,19 @@ class Auditing(Protocol):
         ...
 
     async def check(self) -> dict[str, Any]:
-        """``verified`` records and the ``head``. Raises Refused FL-AUDIT-BROKEN."""
+        """``verified`` records, the ``head``, and what ``witnesses`` were shown.
+
+        Raises Refused FL-AUDIT-BROKEN, FL-AUDIT-CUT, FL-AUDIT-FORK.
+        """
+        ...
+
+    async def export(self) -> str:
+        """All records and the signed heads, lines of JSON. Raises Refused FL-AUDIT-BROKEN."""
         ...
 
 
 def routes(audit: Auditing) -> APIRouter:
-    """GET audit, audit/verify."""
+    """GET audit, audit/verify, audit/export."""
     router = APIRouter(tags=["Audit"])
 
     @router.get("/api/audit", summary="The newest audit records of this node", responses=several(answers.Record))
@@ -32,5 +42,11 @@ def routes(audit: Auditing) -> APIRouter:
     @router.get("/api/audit/verify", summary="Verify the chain of audit records", responses=answer(answers.Verified))
     async def verify(caller: str = needs("audit:read")) -> dict[str, Any]:  # noqa: ARG001
         return await audit.check()
+
+    @router.get("/api/audit/export", summary="All audit records, and the signed heads", responses={200: {
+        "description": "One JSON object in each line.", "content": {LINES: {"schema": {"type": "string"}}}}},
+        response_class=PlainTextResponse)
+    async def export(caller: str = needs("audit:read")) -> PlainTextResponse:  # noqa: ARG001
+        return PlainTextResponse(await audit.export(), media_type=LINES)
 
     return router

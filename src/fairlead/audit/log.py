@@ -68,6 +68,9 @@ class AuditLog:
         self._store = store
         self._node = node
         self._turn = asyncio.Lock()  # so that we do not race ourselves for the head
+        self.moved = asyncio.Event()
+        """The chain of this node may have moved on; whoever waits for it clears it."""
+        self.moved.set()
 
     async def append_with(self, compare: Sequence[Compare], then: Sequence[Operation],
                           entries: Sequence[Entry]) -> Outcome:
@@ -85,6 +88,7 @@ class AuditLog:
                 outcome = await self._store.transact([*compare, seen],
                                                      [*then, *self._puts(head, entries, await self._store.now())])
                 if outcome.succeeded:
+                    self.moved.set()
                     return outcome
                 before, (seen, head) = seen, await self._head()
                 if seen == before:  # then it was not the head
@@ -118,6 +122,14 @@ class AuditLog:
 
         The ends, noted elsewhere, later prove that nobody rewrote a whole chain. Raises Refused ``FL-AUDIT-BROKEN``.
         """
+        return {node: records[-1].head() if records else GENESIS for node, records in (await self.chains()).items()}
+
+    async def head(self) -> Head:
+        """Where the chain of this node ends. Raises Refused ``FL-AUDIT-BROKEN``."""
+        return (await self._head())[1]
+
+    async def chains(self) -> Mapping[str, Sequence[AuditRecord]]:
+        """The chains of all nodes as they stand at one revision, checked. Raises Refused ``FL-AUDIT-BROKEN``."""
         heads: dict[str, Head] = {}
         chains: dict[str, list[AuditRecord]] = {}
         for kept in (await self._store.list(BOTH)).records:
@@ -131,7 +143,7 @@ class AuditLog:
                 chains.setdefault(owner, []).append(record)
         for node in sorted(heads.keys() | chains.keys()):
             verify(chains.get(node, []), heads.get(node, GENESIS), node)
-        return heads
+        return {node: chains.get(node, []) for node in sorted(heads.keys() | chains.keys())}
 
     async def _head(self) -> tuple[Compare, Head]:
         """The end of our chain, and the compare that holds while it is the end."""

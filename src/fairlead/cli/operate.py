@@ -21,6 +21,8 @@ SERVICE_COLUMNS = ("name", "owner", "port", "target", "allow")
 TUNNEL_COLUMNS = ("peer", "kind", "direction", "user", "state", "since", "streams", "bytes_in", "bytes_out", "cipher",
                   "kex", "transport")
 MEMBER_COLUMNS = ("name", "role", "state", "internal_address", "address", "lag", "size", "version")
+MOST_EXPORT = 1 << 30
+WITNESS_COLUMNS = ("name", "node", "seq", "state")
 AUDIT_COLUMNS = ("seq", "time", "event", "subject", "by", "details")
 
 
@@ -45,7 +47,8 @@ def register(app: typer.Typer) -> None:
                 "add": service_add, "list": service_list, "remove": service_remove}),
             ("policy", "Who may reach what.", {"explain": policy_explain}),
             ("tunnel", "Live connections between nodes.", {"list": tunnel_list}),
-            ("audit", "The record of trust decisions.", {"list": audit_list, "verify": audit_verify})):
+            ("audit", "The record of trust decisions.", {
+                "list": audit_list, "verify": audit_verify, "export": audit_export})):
         group = typer.Typer(no_args_is_help=True, help=text)
         for command, function in commands.items():
             group.command(command)(cast("Callable[..., None]", function))
@@ -301,10 +304,34 @@ def audit_list(context: typer.Context, state: State = None, json: Json = False,
     output.as_json(found) if json else output.table(found, AUDIT_COLUMNS, "no records")
 
 
-def audit_verify(context: typer.Context, state: State = None) -> None:
-    """Check that no record was changed, removed or cut off."""
+def audit_export(context: typer.Context, state: State = None,
+                 out: Annotated[Path | None, typer.Option("--output", help="File to write, mode 0600; else standard "
+                                                                           "output.")] = None) -> None:
+    """All records and the signed heads, one a line, JSON: `audit verify --file` checks them anywhere."""
+    text = str(client(context, state).get("/api/audit/export")).encode()
+    if out is None:
+        typer.get_binary_stream("stdout").write(text)
+    else:
+        files.write_private(out.absolute(), text)
+
+
+def audit_verify(context: typer.Context, state: State = None, json: Json = False,
+                 file: Annotated[str | None, typer.Option(help="An export to check instead, or -.")] = None) -> None:
+    """Check that no record was changed, removed or cut off, also by what other nodes were shown."""
+    if file is not None:
+        from fairlead.audit.export import verify_export
+        for node, (head, signer) in verify_export(read(file, "export", MOST_EXPORT)).items():
+            output.line(f"{head.seq} records of {node}, unbroken; signed by {signer or 'nobody'}")
+        return
     found = client(context, state).get("/api/audit/verify")
-    output.say(f"{found['verified']} records of {found['node']}, unbroken")
+    if json:
+        output.as_json(found)
+        return
+    output.say(f"{found['verified']} records of {found['node']}, unbroken; the last one is {found['head']}")
+    output.table(found["witnesses"], WITNESS_COLUMNS, "no node was shown any of it yet")
+    if any(witness["state"] == "earlier" for witness in found["witnesses"]):
+        output.say("earlier: of before a restore or a recovery, which took these records back; if there was none, "
+                   "somebody else did")
 
 
 def _path(kind: str, name: str) -> str:

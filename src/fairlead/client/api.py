@@ -44,6 +44,16 @@ class Response(Protocol):
     status_code: int
 
     @property
+    def text(self) -> str:
+        """The body as text."""
+        ...
+
+    @property
+    def headers(self) -> Any:
+        """Its header fields."""
+        ...
+
+    @property
     def content(self) -> bytes:
         """The body."""
         ...
@@ -54,7 +64,9 @@ class Response(Protocol):
 
 
 def content(response: Response) -> Any:
-    """The answer's JSON, None for an empty one; an error as the exception that the daemon means."""
+    """The answer's JSON, None for an empty one, the text of lines of JSON; an error as the exception that it means."""
+    if response.status_code < 400 and response.headers.get("content-type", "").startswith("application/x-ndjson"):
+        return response.text
     try:
         said = response.json() if response.content else None
     except ValueError as error:

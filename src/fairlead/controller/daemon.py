@@ -17,6 +17,8 @@ import structlog
 
 from fairlead.audit.log import AuditLog, RefusalCounter
 from fairlead.audit.record import Entry
+from fairlead.audit.witness import FILE as WITNESS
+from fairlead.audit.witness import Witness
 from fairlead.base import configuration, descriptors, files, logs
 from fairlead.base.clock import MINUTE, SECOND, Clock
 from fairlead.base.errors import FairleadError, OperatorError
@@ -38,6 +40,7 @@ from fairlead.controller.mesh import Mesh
 from fairlead.controller.operations import Operations
 from fairlead.controller.presentation import Presentation
 from fairlead.controller.settings import ControllerSettings
+from fairlead.controller.witnessing import Witnessing
 from fairlead.enrol import signed
 from fairlead.enrol.anchor import Anchor, AnchorController
 from fairlead.enrol.exchange import VERSION as JOIN_VERSION
@@ -211,10 +214,13 @@ class _Controller:
                 trust.cluster_uuid, trust.node, self.host_key, self._anchor(mesh.directory)))
             self._take_office(enrolment, cluster)
             admittance = Admittance(cluster, enrolment, audit, self.version)
-            desk = Desk(enrolment, registry, store, mesh, cluster, admittance, clock)
+            witnessing = Witnessing(audit, mesh, trust, self.host_key,
+                                    Witness.open(self.state / WITNESS, str(trust.cluster_uuid)), clock)
+            desk = Desk(enrolment, registry, store, mesh, cluster, admittance, clock, witnessing)
             operations = Operations(
                 me=trust.node_id, cluster_uuid=trust.cluster_uuid, version=self.version, view=self.settings.see(),
                 mesh=mesh, cluster=cluster, registry=registry, desk=desk, audit=audit,
+                witnessing=witnessing,
                 problems=lambda: [*self.problems.values(), *self._presenting_problems(), *descriptors.problems(),
                                   *mesh.problems, *cluster.problems])
             shelf = shelf_for(store, audit, str(trust.cluster_uuid))
@@ -244,7 +250,8 @@ class _Controller:
                 await self._insist(lambda: self._read(store, mesh, registry))
                 await self._insist(shelf.load)
                 begin(objects=shelf.follow(), directory=mesh.directory.follow(), tokens=enrolment.follow(),
-                      plans=mesh.sessions.push(), clock=self._tick(store, enrolment, audit, cluster))
+                      plans=mesh.sessions.push(), heads=witnessing.show(), witness=witnessing.ask(),
+                      clock=self._tick(store, enrolment, audit, cluster))
                 if cluster.clustered:
                     cluster.lead()  # who has not read who is removed decides nothing
                 await self._insist(lambda: registry.announce(trust.node_id, self.settings.endpoint, trust.node))

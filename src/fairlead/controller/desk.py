@@ -59,6 +59,20 @@ class Reading(Protocol):
         ...
 
 
+class Heads(Protocol):
+    """What this Controller tells of audit logs."""
+
+    @property
+    def head(self) -> str:
+        """The newest signed head of its own."""
+        ...
+
+    @property
+    def heads(self) -> list[str]:
+        """Those that it was shown."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Desk:
     """Takes leader-only work in, and does what others hand over."""
@@ -70,6 +84,7 @@ class Desk:
     cluster: Cluster
     admittance: Admittance
     clock: Clock
+    audit: Heads
 
     # -- what the portal and the API ask ------------------------------------------------------------------------------
 
@@ -238,6 +253,10 @@ class Desk:
             case "release":
                 await self.registry.release(fields["name"], fields["fingerprint"], fields["by"])
                 return {}
+            case "audit-head":
+                return {"head": self.audit.head}
+            case "audit-heads":
+                return {"heads": self.audit.heads}
             case _:
                 raise Refused("FL-PEER-QUESTION", f"nothing here answers {op[:32]!r}",
                               "both must run versions of fairlead that fit")

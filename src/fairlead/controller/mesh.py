@@ -97,6 +97,11 @@ class Mesh:
         """Whether the directory is the store's, no longer a copy."""
         return self._loaded
 
+    @property
+    def generation(self) -> str:
+        """Of the store; empty before it is there."""
+        return self._generation
+
     def cluster(self) -> None:
         """From now on this Controller is one of several, or may become it."""
         self._keeps_copy = True

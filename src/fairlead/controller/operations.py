@@ -10,8 +10,11 @@ from fairlead.api.mesh import connecting, describe_hosts
 from fairlead.api.mesh import describe as describe_tunnel
 from fairlead.api.securechannel import Member
 from fairlead.api.services import describe as describe_service
+from fairlead.audit.export import lines
+from fairlead.audit.head import insist
 from fairlead.audit.log import AuditLog
-from fairlead.audit.record import AuditRecord, Entry
+from fairlead.audit.public import event_id
+from fairlead.audit.record import GENESIS, AuditRecord, Entry
 from fairlead.base.clock import rfc3339
 from fairlead.base.errors import Refused
 from fairlead.cluster.etcd import client_url
@@ -19,6 +22,7 @@ from fairlead.controller.cluster import Cluster
 from fairlead.controller.desk import Desk
 from fairlead.controller.mesh import Mesh
 from fairlead.controller.roster import Roster
+from fairlead.controller.witnessing import Witnessing
 from fairlead.keys.ssh import PublicKey
 from fairlead.keys.wire import sha256
 from fairlead.mesh import plan as plans
@@ -34,7 +38,8 @@ class Operations:
     """Reads the directory and the fleet, writes through the registry."""
 
     def __init__(self, *, me: str, cluster_uuid: UUID, version: str, view: View, mesh: Mesh, cluster: Cluster,
-                 desk: Desk, registry: Registry, audit: AuditLog, problems: Callable[[], list[str]]) -> None:
+                 desk: Desk, registry: Registry, audit: AuditLog, witnessing: Witnessing,
+                 problems: Callable[[], list[str]]) -> None:
         self._me = me
         self._cluster_uuid = cluster_uuid
         self._version = version
@@ -46,6 +51,7 @@ class Operations:
         self._registry = registry
         self._sessions = mesh.sessions
         self._audit = audit
+        self._witnessing = witnessing
         self._problems = problems
 
     # -- the node and its cluster -------------------------------------------------------------------------------------
@@ -188,10 +194,26 @@ class Operations:
         return [_record(r) for r in await self._audit.records(100_000) if r.subject == subject]
 
     async def check(self) -> dict[str, Any]:
-        """Verify the chain. Raises Refused FL-AUDIT-BROKEN."""
-        await self._audit.verify()
-        newest = await self._audit.records(1)
-        return {"verified": newest[-1].seq if newest else 0, "node": self._node().name}
+        """Verify the chains, by themselves and by what was shown of them.
+
+        Raises Refused FL-AUDIT-BROKEN, FL-AUDIT-CUT, FL-AUDIT-FORK.
+        """
+        witnessed = await self._witnessing.gather()  # first: what comes meanwhile is no cut
+        chains = await self._audit.chains()
+        judged = self._witnessing.judge(witnessed, chains)
+        insist(judged)
+        me = self._node().name
+        head = chains[me][-1].head() if chains.get(me) else GENESIS
+        newest = {(name, one.head.node, one.state): one.head.seq for name, each in judged.items()
+                  for one in sorted(each, key=lambda one: one.head.seq)}
+        return {"verified": head.seq, "node": me, "head": head.hash, "witnesses": [
+            {"name": name, "node": node, "seq": seq, "state": state}
+            for (name, node, state), seq in sorted(newest.items())]}
+
+    async def export(self) -> str:
+        """All records and the signed heads, lines of JSON. Raises Refused FL-AUDIT-BROKEN."""
+        heads = self._witnessing.signed_heads()  # before the records, which go at least as far
+        return "".join(f"{line}\n" for line in lines(await self._audit.chains(), heads))
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
@@ -234,4 +256,4 @@ def _fingerprint(line: str, known: Mapping[str, str]) -> str:
 
 def _record(record: AuditRecord) -> dict[str, Any]:
     return {"seq": record.seq, "time": rfc3339(record.time), "node": record.node, "event": record.event,
-            "subject": record.subject, "by": record.by, "details": dict(record.details)}
+            "subject": record.subject, "by": record.by, "details": dict(record.details), "event_id": event_id(record)}

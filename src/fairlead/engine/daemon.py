@@ -20,6 +20,8 @@ from fairlead.api import system as system_api
 from fairlead.api.application import build
 from fairlead.audit.journal import Journal
 from fairlead.audit.record import Entry
+from fairlead.audit.witness import FILE as WITNESS
+from fairlead.audit.witness import Witness
 from fairlead.base import configuration, descriptors, files, logs
 from fairlead.base.clock import SECOND, Clock
 from fairlead.base.errors import FairleadError, OperatorError
@@ -31,8 +33,8 @@ from fairlead.enrol import signed
 from fairlead.enrol.exchange import Core, CoreController
 from fairlead.enrol.trust import HOST_KEY, USER_KEY, Trust, load_key
 from fairlead.enrol.trust import load as load_trust
-from fairlead.keys.ssh import PrivateKey
-from fairlead.link.messages import Plan, PlanController
+from fairlead.keys.ssh import PrivateKey, PublicKey
+from fairlead.link.messages import MOST_HEADS, Plan, PlanController
 from fairlead.mesh import plan as plans
 from fairlead.mesh.dialling import dialling
 from fairlead.mesh.listeners import Listeners
@@ -112,6 +114,7 @@ class Engine:
     standing: str = "up"
     supervisor: Supervisor = field(init=False)
     listeners: Listeners = field(init=False)
+    witness_of: Witness = field(init=False)
     _stop: asyncio.Event = field(default_factory=asyncio.Event)
     _offset: int = 0
     """Store time minus this machine's clock, microseconds."""
@@ -127,6 +130,7 @@ class Engine:
         dial = dialling(self.trust.user, self.user_key, self.settings.keepalive_s, self.clock, self.way)
         self.supervisor = Supervisor(dial, link.talk, self._serve_on, self._failed)
         self.listeners = Listeners(self.supervisor)
+        self.witness_of = Witness.open(self.state / WITNESS, str(self.trust.cluster_uuid))
 
     def application(self) -> Any:
         """What the control socket serves."""
@@ -209,6 +213,25 @@ class Engine:
     def heard(self, server_time: int) -> None:
         """Learn the offset to store time."""
         self._offset = server_time - self.clock.now()
+
+    def witness(self, controller: PlanController, head: str) -> None:
+        """Keep a Controller's head, if it is its own; say so aloud when it contradicts what it said before."""
+        try:
+            news = self.witness_of.keep(head, controller.name, PublicKey.from_line(controller.host_key))
+        except FairleadError as error:
+            log.warning("audit.head-refused", controller=controller.name, code=error.code, reason=error.message)
+            return
+        if news == "contradiction":
+            self._record("audit.contradiction", controller=controller.name)
+            log.warning("alarm", alarm="audit.contradiction", about=controller.name)
+        elif news == "generation":
+            self._record("audit.generation", controller=controller.name)
+            log.warning("audit.generation", controller=controller.name)
+
+    @property
+    def witnessed(self) -> list[str]:
+        """The heads that this node was shown."""
+        return [head.text() for head in self.witness_of.heads][:MOST_HEADS]
 
     @property
     def skew_s(self) -> float:

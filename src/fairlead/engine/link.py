@@ -15,11 +15,16 @@ from fairlead.base.clock import Clock
 from fairlead.base.errors import Refused
 from fairlead.link import frames
 from fairlead.link.messages import (
+    KEEPS_HEADS,
     SUBSYSTEM,
     VERSION,
     Acknowledge,
+    AnyFromEngine,
+    AuditHead,
     Draining,
     Frozen,
+    Heads,
+    HeadsWanted,
     Heartbeat,
     Hello,
     NewPlan,
@@ -72,6 +77,15 @@ class Following(Protocol):
         """Store time, microseconds, as a Controller just said."""
         ...
 
+    def witness(self, controller: PlanController, head: str) -> None:
+        """Keep where *controller* says that its audit log ends."""
+        ...
+
+    @property
+    def witnessed(self) -> list[str]:
+        """The heads that were kept, of all Controllers."""
+        ...
+
 
 class Link:
     """One node's links to its Controllers."""
@@ -86,7 +100,7 @@ class Link:
         """Speak with *controller* until the link ends. Raises FairleadError."""
         channel = await tunnel.subsystem(SUBSYSTEM)
         plan = self._engine.plan
-        await _say(channel, Hello(v=VERSION, software=self._software, instance=self._instance,
+        await _say(channel, Hello(v=VERSION, software=f"{self._software} {KEEPS_HEADS}"[:64], instance=self._instance,
                                   generation=plan.generation if plan else "",
                                   plan_revision=plan.revision if plan else 0))
         conversation = _Conversation(self._engine, self._clock, controller, tunnel, channel)
@@ -142,6 +156,10 @@ class _Conversation:
             case Heartbeat() as beat:
                 self._unanswered = 0
                 self._engine.heard(beat.time)
+            case AuditHead(head=head):
+                self._engine.witness(self._controller, head)
+            case HeadsWanted(number=number):
+                await _say(self._channel, Heads(number=number, heads=self._engine.witnessed))
             case StreamsWanted():
                 self._engine.open_streams(self._controller)
             case Removed():
@@ -159,5 +177,5 @@ def _shown(problems: list[str]) -> list[str]:
     return [problem[:500] for problem in problems[:100]]
 
 
-async def _say(channel: Channel, message: Hello | Acknowledge | Heartbeat) -> None:
+async def _say(channel: Channel, message: AnyFromEngine) -> None:
     await channel.send(frames.encode(message.model_dump()))

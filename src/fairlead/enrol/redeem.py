@@ -499,7 +499,8 @@ class Enrolment:
             *(Put(KEYS + key.fingerprint, encode(KeyEntry(node.id, use, "active", token.id, key.line)))
               for key, use in _uses(host_key, user_key)),
             Delete(LIVE + token.id),
-        ], [Entry("join.committed", token.id, host_key.fingerprint, {"node": node.name, "node_id": node.id})])
+        ], [Entry("join.committed", token.id, host_key.fingerprint, {
+            "node": node.name, "node_id": node.id, "role": node.role})])
         if outcome.succeeded:
             await self._directory.reached(outcome.revision)
         return outcome.succeeded

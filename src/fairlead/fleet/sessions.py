@@ -12,6 +12,7 @@ Rules, and the attack each stops:
 
 import asyncio
 import contextlib
+import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -23,11 +24,16 @@ from fairlead.keys.ssh import PublicKey
 from fairlead.link import frames
 from fairlead.link.controllers import SUBSYSTEM as CONTROLLERS
 from fairlead.link.messages import (
+    KEEPS_HEADS,
     SUBSYSTEM,
     VERSION,
     Acknowledge,
+    AnyFromController,
+    AuditHead,
     Draining,
     Frozen,
+    Heads,
+    HeadsWanted,
     Heartbeat,
     Hello,
     NewPlan,
@@ -64,7 +70,6 @@ CLONE_EVICTIONS = 4
 
 log = structlog.get_logger("fairlead.fleet")
 
-Message = Welcome | NewPlan | Heartbeat | StreamsWanted | Removed | Frozen | Draining
 Commit = Callable[[Peer, Channel], Awaitable[None]]
 Converse = Callable[[Peer, Channel], Awaitable[None]]
 
@@ -90,6 +95,10 @@ class Session:
     """When the alarm was last raised: once a minute at most."""
     evictions: tuple[float, ...] = ()
     """When the last few were."""
+    witness: bool = False
+    """It keeps heads of audit logs."""
+    asked: tuple[int, asyncio.Future[list[str]]] | None = None
+    """For the heads that it keeps: the question's number, and where its answer goes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +134,9 @@ class Sessions:
         self._dirty = asyncio.Event()
         self._arrived = asyncio.Condition()
         """Somebody serves one more port."""
+        self._head = ""
+        """Where this Controller's audit log ends, for the engines to keep."""
+        self._questions = 0
         self._ending = False
         self._farewells: set[asyncio.Task[None]] = set()
         directory.listen(self._changed)
@@ -292,7 +304,7 @@ class Sessions:
                     if session is None:
                         if not isinstance(message, Hello) or message.v != VERSION:
                             raise Refused("FL-LINK-VERSION", "the engine speaks another version of the link")
-                        session = await self._welcome(tunnel, channel, message.instance)
+                        session = await self._welcome(tunnel, channel, message)
                     session.heard = self._clock.monotonic()
                     match message:
                         case Acknowledge():
@@ -301,6 +313,9 @@ class Sessions:
                             session.problems = list(message.problems)
                             session.skew_s = (message.time - self._clock.now()) / SECOND
                             await self._say(session, Heartbeat(sequence=message.sequence, time=self._clock.now()))
+                        case Heads(number=number, heads=heads):
+                            if session.asked and session.asked[0] == number and not session.asked[1].done():
+                                session.asked[1].set_result(heads)
                         case _:
                             pass
         except FairleadError as refusal:
@@ -311,8 +326,8 @@ class Sessions:
                 session.link, session.channel, session.plan = None, None, b""
             tunnel.close("the link ended")
 
-    async def _welcome(self, tunnel: Tunnel, channel: Channel, instance: str) -> Session:
-        node_id = tunnel.peer.node_id
+    async def _welcome(self, tunnel: Tunnel, channel: Channel, hello: Hello) -> Session:
+        node_id, instance = tunnel.peer.node_id, hello.instance
         session = self._session(node_id)
         older = session.link
         if older is not None and older is not tunnel:
@@ -327,9 +342,12 @@ class Sessions:
         session.instance = instance
         session.link, session.channel, session.plan = tunnel, channel, b""
         session.heard = self._clock.monotonic()
+        session.witness = KEEPS_HEADS in hello.software.split()
         await self._say(session, Welcome(v=VERSION, epoch=tunnel.epoch, server_time=self._clock.now(),
                                          heartbeat_s=HEARTBEAT_S))
         await self._send_plan(node_id, session, self._directory.controllers())
+        if session.witness and self._head:
+            await self._say(session, AuditHead(head=self._head))
         return session
 
     async def _count_eviction(self, session: Session, node_id: str) -> None:
@@ -353,7 +371,7 @@ class Sessions:
             session.plan = asks
             await self._say(session, NewPlan(plan=plan))
 
-    async def _say(self, session: Session, message: Message) -> None:
+    async def _say(self, session: Session, message: AnyFromController) -> None:
         channel, link = session.channel, session.link
         if channel is None or link is None:
             return
@@ -364,6 +382,40 @@ class Sessions:
             link.close("the engine does not read")  # nobody else waits for it
         except FairleadError:
             pass  # the link ends by itself; its reader notices
+
+    # -- heads of audit logs ------------------------------------------------------------------------------------------
+
+    async def show(self, head: str) -> None:
+        """Give every engine the text of a head to keep, now or when it comes."""
+        self._head = head
+        witnesses = self._witnesses()
+        for start in range(0, len(witnesses), TOGETHER):
+            await asyncio.gather(*(self._say(session, AuditHead(head=head))
+                                   for _, session in witnesses[start:start + TOGETHER]))
+
+    async def witnessed(self, most: int, within_s: float) -> dict[str, list[str]]:
+        """The heads that engines keep, by name: of *most* of those that are connected, who answer *within_s*."""
+        asked = self._witnesses()
+        asked = random.SystemRandom().sample(asked, min(most, len(asked)))
+        answers = await asyncio.gather(*(self._ask_heads(session, within_s) for _, session in asked))
+        return {name: heads for (name, _), heads in zip(asked, answers, strict=True) if heads is not None}
+
+    def _witnesses(self) -> list[tuple[str, Session]]:
+        nodes = self._directory.nodes
+        return [(nodes[node_id].name, session) for node_id, session in self._sessions.items()
+                if session.witness and session.channel is not None and node_id in nodes]
+
+    async def _ask_heads(self, session: Session, within_s: float) -> list[str] | None:
+        if session.asked is None or session.asked[1].done():
+            self._questions += 1
+            session.asked = self._questions, asyncio.get_running_loop().create_future()
+        number, answer = session.asked
+        try:
+            async with asyncio.timeout(within_s):
+                await self._say(session, HeadsWanted(number=number))
+                return await asyncio.shield(answer)
+        except TimeoutError:
+            return None
 
     # -- changes ------------------------------------------------------------------------------------------------------
 
@@ -392,12 +444,12 @@ class Sessions:
     def _cut(self, tunnel: Tunnel, *, frozen: bool) -> None:
         session = self._sessions.get(tunnel.peer.node_id)
         if session is not None and session.link is tunnel:
-            message: Message = Frozen() if frozen else Removed()
+            message: AnyFromController = Frozen() if frozen else Removed()
             self._later(self._farewell(session, tunnel, message))
         else:
             tunnel.close("the node is frozen" if frozen else "the node was removed")
 
-    async def _farewell(self, session: Session, tunnel: Tunnel, message: Message) -> None:
+    async def _farewell(self, session: Session, tunnel: Tunnel, message: AnyFromController) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FAREWELL_S):
                 await self._say(session, message)

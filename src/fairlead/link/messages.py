@@ -14,6 +14,11 @@ from fairlead.base.errors import Refused
 
 SUBSYSTEM = "fairlead-engine"
 VERSION = 1
+KEEPS_HEADS = "heads/1"
+"""In what an engine says of its software: it keeps heads of audit logs, and tells them. Who does not say so is sent
+none, since it would not understand; a Controller that does not look for it never asks."""
+MOST_HEADS = 512
+"""That an engine tells: fewer than it keeps, of a cluster that makes all it can."""
 
 
 class _Message(BaseModel):
@@ -158,16 +163,43 @@ class Draining(_Message):
     kind: Literal["draining"] = "draining"
 
 
-FromEngine = Annotated[Hello | Acknowledge | Heartbeat, Field(discriminator="kind")]
-FromController = Annotated[Welcome | NewPlan | Heartbeat | StreamsWanted | Removed | Frozen | Draining,
-                           Field(discriminator="kind")]
-
-_FROM_ENGINE: TypeAdapter[Hello | Acknowledge | Heartbeat] = TypeAdapter(FromEngine)
-_FROM_CONTROLLER: TypeAdapter[
-    Welcome | NewPlan | Heartbeat | StreamsWanted | Removed | Frozen | Draining] = TypeAdapter(FromController)
+SignedHead = Annotated[str, Field(max_length=2048)]
+"""The text of one (`audit.head`); whoever keeps it reads it."""
 
 
-def from_engine(fields: dict[str, Any]) -> Hello | Acknowledge | Heartbeat:
+class AuditHead(_Message):
+    """Controller: where its audit log ends, for the engine to keep."""
+
+    kind: Literal["audit-head"] = "audit-head"
+    head: SignedHead
+
+
+class HeadsWanted(_Message):
+    """Controller: which heads has the engine been shown, by any Controller?"""
+
+    kind: Literal["heads-wanted"] = "heads-wanted"
+    number: Count
+
+
+class Heads(_Message):
+    """Engine: these, to the question of that *number*."""
+
+    kind: Literal["heads"] = "heads"
+    number: Count
+    heads: Annotated[list[SignedHead], Field(max_length=MOST_HEADS)]
+
+
+AnyFromEngine = Hello | Acknowledge | Heartbeat | Heads
+AnyFromController = (Welcome | NewPlan | Heartbeat | StreamsWanted | Removed | Frozen | Draining | AuditHead
+                     | HeadsWanted)
+FromEngine = Annotated[AnyFromEngine, Field(discriminator="kind")]
+FromController = Annotated[AnyFromController, Field(discriminator="kind")]
+
+_FROM_ENGINE: TypeAdapter[AnyFromEngine] = TypeAdapter(FromEngine)
+_FROM_CONTROLLER: TypeAdapter[AnyFromController] = TypeAdapter(FromController)
+
+
+def from_engine(fields: dict[str, Any]) -> AnyFromEngine:
     """The message of a frame. Raises Refused FL-LINK-MESSAGE."""
     try:
         return _FROM_ENGINE.validate_python(fields)
@@ -175,8 +207,7 @@ def from_engine(fields: dict[str, Any]) -> Hello | Acknowledge | Heartbeat:
         raise _unknown(fields) from None
 
 
-def from_controller(
-        fields: dict[str, Any]) -> Welcome | NewPlan | Heartbeat | StreamsWanted | Removed | Frozen | Draining:
+def from_controller(fields: dict[str, Any]) -> AnyFromController:
     """The message of a frame. Raises Refused FL-LINK-MESSAGE."""
     try:
         return _FROM_CONTROLLER.validate_python(fields)

@@ -214,7 +214,10 @@ class People:
     async def log_out(self, secrets: Sequence[str]) -> None:
         """End these sessions."""
         for secret in secrets:
+            account = await self._sessions.find(secret)
             await self._sessions.close(secret)
+            if account is not None:  # else a stranger's word, which writes nothing
+                await self._audit.append_with([], [], [Entry("user.logout", account.name, account.name)])
 
     async def who(self, secrets: Sequence[str]) -> Person | None:
         """Whose session the first of *secrets* is that is one."""

@@ -20,7 +20,8 @@ SECRETS: dict[str, Role] = {"s-admin": "admin", "s-operator": "operator", "s-vie
 ALL = ("POST", "PUT", "PATCH", "DELETE")
 
 OWN = {
-    "GET /api/audit": "audit:read", "GET /api/audit/verify": "audit:read", "POST /api/backup": "backup:create",
+    "GET /api/audit": "audit:read", "GET /api/audit/verify": "audit:read",
+    "GET /api/audit/export": "audit:read", "POST /api/backup": "backup:create",
     "POST /api/bundle": "bundle:write", "GET /api/cloud/{uuid}/status": "fleet:read",
     "GET /api/cluster/ca": "status:read", "GET /api/cluster/version": "status:read",
     "POST /api/cluster/client-certificate": "cluster:certificate",

@@ -85,7 +85,7 @@ async def seats(tmp_path: Path) -> AsyncIterator[tuple[Seat, Seat]]:
                                   replace(world.enrolment.office, name=seat.name, host_key=key))
             mesh: Any = SimpleNamespace(directory=world.directory, peers=seat, loaded=True)
             seat.desk = Desk(enrolment, Registry(world.store, world.audit, world.directory), world.store, mesh,
-                             cast("Any", seat), cast("Any", seat), world.clock)
+                             cast("Any", seat), cast("Any", seat), world.clock, cast("Any", seat))
         yield one, two
 
 
