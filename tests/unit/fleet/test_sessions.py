@@ -13,7 +13,7 @@ from fairlead.fleet import sessions as fleet
 from fairlead.fleet.sessions import JOIN_SUBSYSTEM, Sessions
 from fairlead.keys.ssh import PrivateKey
 from fairlead.link import frames
-from fairlead.link.messages import SUBSYSTEM, Acknowledge, Heartbeat, Hello, from_controller
+from fairlead.link.messages import SUBSYSTEM, Acknowledge, Heads, Heartbeat, Hello, from_controller
 from fairlead.nodes.directory import Directory
 from fairlead.nodes.node import Node, State
 from fairlead.nodes.records import KeyEntry
@@ -137,12 +137,12 @@ class House:
     def handler(self, tunnel: FakeTunnel, name: str) -> Callable[[Channel], Awaitable[None]] | None:
         return self.sessions.subsystem(cast("Tunnel", tunnel), name)
 
-    async def link(self, tunnel: FakeTunnel, instance: str = "i") -> FakeChannel:
+    async def link(self, tunnel: FakeTunnel, instance: str = "i", software: str = "x") -> FakeChannel:
         """A link that has been welcomed and has its first plan."""
         channel, serve = FakeChannel(), self.handler(tunnel, SUBSYSTEM)
         assert serve is not None
         self.tasks.append(asyncio.ensure_future(cast("Any", serve(cast("Channel", channel)))))
-        channel.tell(Hello(v=1, software="x", instance=instance, generation="", plan_revision=0))
+        channel.tell(Hello(v=1, software=software, instance=instance, generation="", plan_revision=0))
         assert (await channel.hear()).epoch == tunnel.epoch
         assert (await channel.hear()).plan.node == tunnel.peer.node
         return channel
@@ -390,6 +390,28 @@ async def test_a_new_process_has_no_use_for_the_streams_of_the_old(house: House,
     assert house.reverse(streams, "127.64.1.1", 80)
     await house.link(house.tunnel(), instance)
     assert streams.closed.is_set() is not kept
+
+
+async def test_heads_are_for_engines_that_keep_them_and_others_are_sent_nothing_that_is_new(house: House) -> None:
+    tunnel = house.tunnel()
+    older = await house.link(tunnel)
+    await house.sessions.show("head 1")
+    assert await house.sessions.witnessed(16, 1.0) == {}
+    assert older.said.empty()
+    channel = await house.link(house.tunnel(), software="fairlead/1.0 heads/1")
+    assert (await channel.hear()).head == "head 1", "it is told when it comes"
+    await house.sessions.show("head 2")
+    assert (await channel.hear()).head == "head 2"
+    asked = asyncio.ensure_future(house.sessions.witnessed(16, 5.0))
+    number = (await channel.hear()).number
+    channel.tell(Heads(number=number + 1, heads=["of another question"]))
+    channel.tell(Heads(number=number, heads=["head 1", "head 2"]))
+    assert await asked == {"se-1": ["head 1", "head 2"]}
+
+
+async def test_an_engine_that_does_not_answer_for_its_heads_delays_no_check(house: House) -> None:
+    await house.link(house.tunnel(), software="fairlead/1.0 heads/1")
+    assert await house.sessions.witnessed(16, 0.01) == {}
 
 
 async def test_a_newer_link_evicts_the_ghost(house: House) -> None:

@@ -81,6 +81,9 @@ async def test_a_log_in_opens_a_session_of_which_the_store_has_no_secret(world: 
     await people.log_out([secret])
     assert await people.who([secret]) is None
     assert await people.who([another]) is not None
+    assert (await world.events("jane"))[-1] == "user.logout"
+    await people.log_out([secret, "a stranger's"])
+    assert len(await world.events("jane")) == 4, "what is no session any more is not on record"
 
 
 @pytest.mark.parametrize("end", ["password", "role", "removal"])
