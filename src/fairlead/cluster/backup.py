@@ -37,6 +37,7 @@ from fairlead.enrol.redeem import LIVE
 from fairlead.keys.seal import KEY_BYTES, hpke_open, hpke_seal, new_recipient, recipient_public, seal, unseal
 from fairlead.keys.wire import b64, from_b64, sha256
 from fairlead.store.protocol import MARK, Record
+from fairlead.users.apitokens import TOKENS
 from fairlead.users.sessions import SESSIONS
 
 FORMAT = 1
@@ -103,9 +104,12 @@ class _Content(BaseModel):
 
 
 def kept(records: Sequence[Record]) -> dict[str, bytes]:
-    """Of a listing, what a backup keeps: nothing that lives for a while only, a session of a person, say."""
+    """Of a listing, what a backup keeps: nothing that lives for a while only, such as sessions and tokens of people.
+
+    One that was revoked after the backup would be good again.
+    """
     return {r.key: r.value for r in records
-            if r.key not in (LEADER, MOVED, MARK) and not r.key.startswith((LIVE, SESSIONS))}
+            if r.key not in (LEADER, MOVED, MARK) and not r.key.startswith((LIVE, SESSIONS, TOKENS))}
 
 
 # -- keys -------------------------------------------------------------------------------------------------------------

@@ -27,6 +27,8 @@ class Account:
     password_hash: str = field(repr=False)
     full_name: str = ""
     email: str = ""
+    birth: str = ""
+    """Another one for each account, also of the same name."""
 
     @property
     def stamp(self) -> str:
@@ -52,7 +54,7 @@ def check_user_name(name: str) -> str:
 
 def account(name: str, role: Role, password: str) -> Account:
     """An account with *password*, which `rules.Rules` have let pass; takes a tenth of a second."""
-    return Account(name, role, PasswordHasher().hash(password))
+    return Account(name, role, PasswordHasher().hash(password), birth=secrets.token_hex(8))
 
 
 def encode(one: Account) -> bytes:

@@ -6,10 +6,9 @@ Rules, and the attack each stops:
    only cost. A copy of the store opens nothing.
 2. A token may what its scope names *and* its owner's role permits now: who loses a role loses it in all his tokens. It
    ends at its time, when it is revoked, and when its owner goes.
-3. ``*`` is what the role permits but for what would outlive the token: accounts, keys, backups, certificates of the
-   store, and the end of the daemon have to be named. No token makes tokens.
-4. Whoever gets the name of somebody who has gone gets none of his tokens: they end with him, and once more before the
-   name is given again.
+3. ``*`` is what the role permits but for what would outlive the token: accounts, bundles, backups, certificates, the
+   system's configuration and the end of the daemon have to be named. No token makes tokens.
+4. Whoever gets the name of somebody who has gone gets none of his tokens: they belong to his account, not to its name.
 """
 
 import hmac
@@ -23,7 +22,7 @@ from typing import Protocol
 from pydantic import TypeAdapter
 
 from fairlead.audit.record import Entry
-from fairlead.base.clock import DAY, rfc3339
+from fairlead.base.clock import DAY, SECOND, rfc3339
 from fairlead.base.errors import Refused, printable
 from fairlead.store.protocol import (
     Absent,
@@ -45,7 +44,8 @@ PREFIX = "flk1_"
 MOST = 100
 """Of one owner."""
 MOST_DAYS = 365
-NAMED_ONLY = frozenset(("backup:create", "cluster:certificate", "daemon:stop", "user:write"))
+NAMED_ONLY = frozenset(("backup:create", "bundle:write", "certificate:write", "cluster:certificate", "daemon:stop",
+                        "system:write", "user:write"))
 NEVER = "session:own"
 """A token makes no tokens, and changes no password of its owner."""
 _TEXT = re.compile(r"flk1_([0-9a-f]{16})_([A-Za-z0-9_-]{43})")
@@ -61,6 +61,8 @@ class ApiToken:
     comment: str
     made: int
     expires: int
+    birth: str
+    """Of the account that made it."""
     secret_hash: str = field(repr=False)
 
     def may(self, permission: str) -> bool:
@@ -89,6 +91,10 @@ class Records(Protocol):
         ...
 
     async def now(self) -> int:
+        """See `store.protocol.Store`."""
+        ...
+
+    async def grant(self, seconds: int) -> int:
         """See `store.protocol.Store`."""
         ...
 
@@ -126,10 +132,13 @@ class ApiTokens:
         if len(await self.of(owner)) >= MOST:
             raise Refused("FL-API-TOKEN", f"{owner} has {MOST} tokens", "revoke some")
         secret, now = secrets.token_urlsafe(32), await self._store.now()
-        made = ApiToken(secrets.token_hex(8), owner, tuple(dict.fromkeys(scope)), comment, now, now + days * DAY,
+        account = await self._store.get(USERS + owner)
+        birth = decode(account.value).birth if account is not None else ""
+        made = ApiToken(secrets.token_hex(8), owner, tuple(dict.fromkeys(scope)), comment, now, now + days * DAY, birth,
                         sha256(secret.encode()).hexdigest())
+        lease = await self._store.grant(days * DAY // SECOND)
         outcome = await self._audit.append_with(
-            [Exists(USERS + owner), Absent(TOKENS + made.id)], [Put(TOKENS + made.id, _TOKEN.dump_json(made))],
+            [Exists(USERS + owner), Absent(TOKENS + made.id)], [Put(TOKENS + made.id, _TOKEN.dump_json(made), lease)],
             [Entry("apitoken.made", made.id, owner, {"scope": " ".join(made.scope), "expires": rfc3339(made.expires)})])
         if not outcome.succeeded:
             raise Refused("FL-USER-UNKNOWN", f"there is no user {printable(owner, 80)!r}", "tokens belong to accounts")
@@ -163,4 +172,6 @@ class ApiTokens:
         if not proven or owner is None or await self._store.now() >= token.expires:
             return None
         account = decode(owner.value)
+        if account.birth != token.birth:
+            return None
         return Person(account.name, account.role, ""), token

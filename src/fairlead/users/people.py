@@ -47,6 +47,10 @@ class Records(Protocol):
         """See `store.protocol.Store`."""
         ...
 
+    async def grant(self, seconds: int) -> int:
+        """See `store.protocol.Store`."""
+        ...
+
 
 class Journal(Protocol):
     """A transaction with its audit record."""
@@ -94,8 +98,6 @@ class People:
         check_user_name(name)
         self._rules().check(password)
         made = await self._passwords.beside(partial(account, name, role, password))
-        if await self._store.get(USERS + name) is None:
-            await self.tokens.end_all(name, by)
         outcome = await self._audit.append_with([Absent(USERS + name)], [Put(USERS + name, encode(made))],
                                                 [Entry("user.added", name, by, {"role": role})])
         if not outcome.succeeded:

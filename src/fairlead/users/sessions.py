@@ -91,7 +91,7 @@ class Sessions:
                 now - session.opened > rules.longest):
             await self._store.transact([Unchanged(key, record.revision)], [Delete(key)])
             return None
-        if now - session.seen > _NOTED:
+        if now - session.seen > min(_NOTED, rules.idle // 4):
             await self._keep(Unchanged(key, record.revision), replace(session, seen=now))
         return account
 

@@ -14,6 +14,7 @@ from fairlead.cluster.tenure import LEADER
 from fairlead.keys.seal import hpke_seal
 from fairlead.keys.wire import sha256
 from fairlead.store.protocol import MARK, Record
+from fairlead.users.apitokens import TOKENS
 from fairlead.users.sessions import SESSIONS
 from tests.world import START
 
@@ -96,7 +97,7 @@ def test_a_stranger_who_seals_to_the_recipient_makes_no_backup_of_nonsense() -> 
 
 def test_what_must_not_come_back_is_left_out() -> None:
     listing = [Record(key, b"", 1, 1) for key in (LEADER, MARK, MOVED, "enrol/live/1", "enrol/token/1", "cluster/term",
-                                                  f"{SESSIONS}1")]
+                                                  f"{SESSIONS}1", f"{TOKENS}1")]
     assert sorted(backups.kept(listing)) == ["cluster/term", "enrol/token/1"]
 
 

@@ -45,7 +45,7 @@ def test_what_is_served_is_described_and_nothing_else(made: Any) -> None:
             {"session": []} if method == "get" else {"session": [], "csrf": []}, {"bearer": []}, {"basic": []}])
         good = [answer for status, answer in operation["responses"].items() if status.startswith("2")]
         assert len(good) == 1
-        assert method == "delete" or good[0]["content"]["application/json"]["schema"]
+        assert method == "delete" or next(iter(good[0]["content"].values()))["schema"]
         for status in {"400", "503"} | ({"401", "403"} if permission else set()):
             assert "application/json" in operation["responses"][status]["content"]
     names = [operation["operationId"] for operation in said.values()]
