@@ -87,6 +87,7 @@ class Settings:
             minimum_password_length=portal.minimum_password_length, password_strength=portal.password_strength_check,
             most_failures=profile.max_login_failure_count, locked=profile.account_lock_timeout * MINUTE,
             idle=int(self.properties.api_idle_timeout) * MINUTE, longest=portal.api_force_timeout * HOUR,
+            most_sessions=profile.max_concurrent_sessions or Rules().most_sessions,
             basic_authentication=portal.allow_basic_authentication)
 
     def ssh_rules(self) -> SshRules:

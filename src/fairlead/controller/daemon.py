@@ -231,7 +231,7 @@ class _Controller:
             catalogue = Catalogue()
             certificates = certificates_of(shelf, cluster.signing, catalogue)
             presentation = Presentation(self.state, trust, lambda: self.settings.endpoint, clock, cluster.signing,
-                                        settings, mesh.directory, desk, certificates)
+                                        settings, mesh.directory, desk, certificates, self.settings.api_tls)
             self.presentation = presentation
             shelf.listen(self.moved.set)
             app = application(Parts(
@@ -450,7 +450,8 @@ class _Controller:
         except FairleadError as error:
             log.error("reload.refused", code=error.code, reason=error.message)
             return
-        fixed = ("listen", "api_port", "portal_port", "ssh_port", "view", "keepalive_s", "store_quota_mib")
+        fixed = ("listen", "api_port", "portal_port", "ssh_port", "view", "keepalive_s", "store_quota_mib",
+                 "api_tls_minimum")
         if any(getattr(settings, name) != getattr(self.settings, name) for name in fixed):
             log.warning("reload.restart-needed", settings=", ".join(fixed))
         self.settings = self.settings.model_copy(update={"addresses": settings.addresses})

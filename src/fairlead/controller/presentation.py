@@ -13,6 +13,7 @@ Rules, and what each stops:
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from ssl import TLSVersion
 from typing import TypeVar
 
 import structlog
@@ -62,6 +63,8 @@ class Presentation:
     directory: Directory
     desk: Desk
     certificates: Certificates
+    api_tls: TLSVersion = TLSVersion.TLSv1_3
+    """The oldest that the API speaks."""
     problem: str = ""
     channel: Presented | None = None
     api: Presented | None = None
@@ -170,12 +173,12 @@ class Presentation:
             if uuid != PORTAL_CERTIFICATE:
                 raise Refused("FL-CERT-NAME", f"{OWN[uuid]} cannot serve the API", "name another certificate")
             found = await self.signing.api_certificate(self.endpoint())
-            return server_identity(found.certificate_pem, found.key_pem)
+            return server_identity(found.certificate_pem, found.key_pem, self.api_tls)
         owned = await self.certificates.owned(uuid)
         if owned is None:
             raise Refused("FL-CERT-PENDING", "the certificate is not there yet: only its request is",
                           "import what the CA has issued")
-        return server_identity(owned.certificate_pem.rstrip() + b"\n" + owned.chain_pem, owned.key_pem)
+        return server_identity(owned.certificate_pem.rstrip() + b"\n" + owned.chain_pem, owned.key_pem, self.api_tls)
 
     def _keep(self) -> None:
         """How this Controller itself knows the portal, for the next start."""

@@ -1,6 +1,8 @@
 """``fairlead.toml`` of a Controller."""
 
 from ipaddress import ip_address
+from ssl import TLSVersion
+from typing import Literal
 
 from pydantic import Field, field_validator
 
@@ -20,6 +22,8 @@ class ControllerSettings(NodeSettings):
     api_port: int = Field(default=443, ge=1, le=65535)
     portal_port: int = Field(default=8443, ge=1, le=65535)
     ssh_port: int = Field(default=22, ge=1, le=65535)
+    api_tls_minimum: Literal["1.2", "1.3"] = "1.3"
+    """The oldest TLS for clients of the API; the portal, and nodes among themselves, speak 1.3 only."""
     store_quota_mib: int = Field(default=2048, ge=8, le=8192)
     """What etcd's file may take of the disk in a cluster, MiB; the same at every Controller."""
 
@@ -41,6 +45,11 @@ class ControllerSettings(NodeSettings):
             if not (value.isascii() and value.isprintable()):  # what follows a % is not looked at otherwise
                 raise ValueError("no interface has this name")
         return values
+
+    @property
+    def api_tls(self) -> TLSVersion:
+        """The same."""
+        return TLSVersion.TLSv1_2 if self.api_tls_minimum == "1.2" else TLSVersion.TLSv1_3
 
     @property
     def store_quota(self) -> int:

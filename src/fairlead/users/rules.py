@@ -22,6 +22,8 @@ class Rules:
     locked: int = 30 * MINUTE
     idle: int = 15 * MINUTE
     longest: int = 24 * HOUR
+    most_sessions: int = 64
+    """Of one account at once; one more ends the oldest."""
     basic_authentication: bool = False
 
     def check(self, password: str) -> str:

@@ -21,7 +21,7 @@ from typing import Protocol
 from pydantic import TypeAdapter
 
 from fairlead.base.clock import MINUTE, SECOND
-from fairlead.store.protocol import Absent, Compare, Delete, Operation, Outcome, Put, Record, Unchanged
+from fairlead.store.protocol import Absent, Compare, Delete, Listing, Operation, Outcome, Put, Record, Unchanged
 from fairlead.users.accounts import USERS, Account, decode
 from fairlead.users.rules import Rules
 
@@ -35,6 +35,10 @@ class Records(Protocol):
     """What sessions need of the store."""
 
     async def get(self, key: str) -> Record | None:
+        """See `store.protocol.Store`."""
+        ...
+
+    async def list(self, prefix: str) -> Listing:
         """See `store.protocol.Store`."""
         ...
 
@@ -72,6 +76,7 @@ class Sessions:
     async def open(self, account: Account) -> str:
         """A new session; its secret."""
         secret, now = secrets.token_urlsafe(32), await self._store.now()
+        await self._make_room(account.name)
         await self._keep(Absent(_key(secret)), _Session(account.name, account.stamp, now, now))
         return secret
 
@@ -100,6 +105,12 @@ class Sessions:
         if 0 < len(secret) <= _MOST_SECRET:
             await self._store.transact([], [Delete(_key(secret))])
 
+    async def _make_room(self, user: str) -> None:
+        """End the sessions of *user* that were opened first, so that one more is no more than the rules allow."""
+        found = [(_SESSION.validate_json(r.value), r.key) for r in (await self._store.list(SESSIONS)).records]
+        theirs = sorted((session.opened, key) for session, key in found if session.user == user)
+        for _, key in theirs[:max(0, len(theirs) - self._rules().most_sessions + 1)]:
+            await self._store.transact([], [Delete(key)])
 
     async def _keep(self, while_: Absent | Unchanged, session: _Session) -> None:
         """Write it down until it has lasted as long as it may."""

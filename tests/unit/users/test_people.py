@@ -100,6 +100,19 @@ async def test_what_changes_an_account_ends_its_sessions(people: People, end: st
     assert await people.who([secret]) is None
 
 
+async def test_one_session_too_many_ends_the_oldest(world: World, people: People) -> None:
+    await people.add("jane", "viewer", PASSWORD, "root")
+    await people.add("john", "viewer", PASSWORD, "root")
+    _, other = await people.log_in("john", PASSWORD, HERE)
+    sessions = Sessions(world.store, lambda: Rules(most_sessions=2))
+    opened = []
+    for seconds in (1, 2, 3):
+        later(world, seconds)
+        opened.append(await sessions.open(await people.named("jane")))
+    assert [await sessions.find(secret) is not None for secret in opened] == [False, True, True]
+    assert await people.who([other]) is not None, "another one's stay"
+
+
 async def test_a_session_ends_when_it_is_idle_and_in_any_case(world: World, people: People) -> None:
     await people.add("jane", "viewer", PASSWORD, "root")
     _, secret = await people.log_in("jane", PASSWORD, HERE)
