@@ -10,6 +10,7 @@ Rules, and what each stops:
    stay, so that a chain that was written anew is still told from the one before it.
 """
 
+import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -89,12 +90,13 @@ def _thinned(kept: tuple[SignedHead, ...]) -> tuple[SignedHead, ...]:
 
 
 class Witness:
-    """The heads that one node keeps, at `path`. Not for several threads."""
+    """The heads that one node keeps, at `path`."""
 
     def __init__(self, path: Path, cluster_uuid: str, shown: Mapping[str, Shown]) -> None:
         self._path = path
         self._cluster_uuid = cluster_uuid
         self._shown = dict(shown)
+        self._turn = asyncio.Lock()
 
     @classmethod
     def open(cls, path: Path, cluster_uuid: str) -> "Witness":
@@ -115,6 +117,11 @@ class Witness:
                                 "keep a copy and move it away; the heads in it are lost") from None
         return cls(path, cluster_uuid, {node: each for node, each in shown.items()
                                         if all(head.cluster_uuid == cluster_uuid for head in each.heads)})
+
+    async def take(self, text: str, node: str, host_key: PublicKey) -> News:
+        """`keep`, one at a time and beside the loop: a disk that is slow just now holds up no stream."""
+        async with self._turn:
+            return await asyncio.to_thread(self.keep, text, node, host_key)
 
     def keep(self, text: str, node: str, host_key: PublicKey) -> News:
         """Take the head that *node*, known by its pinned *host_key*, says is its own; on the disk afterwards.

@@ -24,6 +24,8 @@ from fairlead.cli.program import VISITOR
 
 AVICNTRL, AUTHTOKEN, CLUSTER = "AVICNTRL", "AVICNTRL_AUTHTOKEN", "AVICNTRL_CLUSTERUUID"
 STOP_S = 10.0
+WITNESS = "witness.json"
+"""What an engine holds of its Controllers' audit logs; of a cluster that it has left it holds nothing."""
 COLLECTING = (50_000, 20, 1000)
 """When a daemon looks for garbage. As Python has it, all objects of an idle fleet would be walked again and again, and
 the loop would stand still meanwhile. What connections leave is found by the seldom walk, too (`test_churn`)."""
@@ -214,7 +216,8 @@ def engine_leave(
     _stop(where)
     for inner in ("keys", "pending"):
         shutil.rmtree(where / inner, ignore_errors=True)
-    for file in ("plan.json", "hosts", configuration.FILE, "trust.json"):  # trust last: until then it can be repeated
+    # trust last: until then it can be repeated
+    for file in ("plan.json", "hosts", WITNESS, configuration.FILE, "trust.json"):
         files.remove(where / file)
     output.say(f"{trust.node} has left the cluster; {where} keeps its audit record only")
 
@@ -234,7 +237,7 @@ def _environment() -> tuple[Any, list[tuple[str, int]], str]:
 def _settle(where: Path, settings: Any) -> None:
     """A new life of the folder begins: its settings; the plan and the record of an earlier one are not its own."""
     from fairlead.base import configuration
-    for file in ("plan.json", "hosts"):
+    for file in ("plan.json", "hosts", WITNESS):
         files.remove(where / file)
     record = where / "audit.jsonl"
     if record.exists():

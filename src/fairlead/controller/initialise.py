@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 
 from fairlead.audit.log import AuditLog
 from fairlead.audit.record import Entry
+from fairlead.audit.witness import FILE as WITNESS
 from fairlead.base import configuration
 from fairlead.base.clock import Clock
 from fairlead.base.errors import OperatorError
@@ -45,8 +46,8 @@ MIN_VERSION = "enrol/min_version"
 COPY = "directory.json"
 """The Controllers as this one last knew them."""
 PENDING = "init.pending"
-_MADE = (TRUST_FILE, sealing.NODE_KEY, *(file.name for file in files_of(Path(STORE))), notes.FILE, COPY, "hosts",
-         "control.sock")
+_MADE = (TRUST_FILE, sealing.NODE_KEY, *(file.name for file in files_of(Path(STORE))), notes.FILE, COPY, WITNESS,
+         "hosts", "control.sock")
 
 
 @dataclass(frozen=True, slots=True)

@@ -146,7 +146,7 @@ class Witnessing:
 
     async def _keep(self, node: str, text: str, host_key: PublicKey) -> None:
         try:
-            news = self._witness.keep(text, node, host_key)
+            news = await self._witness.take(text, node, host_key)
             if news == "contradiction":
                 log.warning("alarm", alarm="audit.contradiction", about=node)
                 await self._audit.append(Entry("audit.contradiction", node, self._me))

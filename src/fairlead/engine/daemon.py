@@ -216,8 +216,11 @@ class Engine:
 
     def witness(self, controller: PlanController, head: str) -> None:
         """Keep a Controller's head, if it is its own; say so aloud when it contradicts what it said before."""
+        self._later(self._witness(controller, head))
+
+    async def _witness(self, controller: PlanController, head: str) -> None:
         try:
-            news = self.witness_of.keep(head, controller.name, PublicKey.from_line(controller.host_key))
+            news = await self.witness_of.take(head, controller.name, PublicKey.from_line(controller.host_key))
         except FairleadError as error:
             log.warning("audit.head-refused", controller=controller.name, code=error.code, reason=error.message)
             return
