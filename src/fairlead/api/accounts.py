@@ -113,12 +113,8 @@ class Roles:
 class Keeping(Protocol):
     """Who keeps accounts; each change names who asked."""
 
-    async def everybody(self) -> list[Account]:
-        """All accounts, by name."""
-        ...
-
-    async def revisions(self) -> dict[str, int]:
-        """By name: which revision of the store wrote the account."""
+    async def revised(self) -> list[tuple[Account, int]]:
+        """All accounts, by name, each with the revision of the store that wrote it."""
         ...
 
     def check_new(self, password: str) -> None:
@@ -159,8 +155,7 @@ class Users:
 
     async def items(self) -> Sequence[Item]:
         """All of them, by name."""
-        revisions = await self.people.revisions()
-        return [_item(account, revisions.get(account.name, 0)) for account in await self.people.everybody()]
+        return [_item(account, revision) for account, revision in await self.people.revised()]
 
     async def item(self, uuid: str) -> Item | None:
         """One of them."""

@@ -38,7 +38,7 @@ class New(BaseModel):
 
 
 def routes(tokens: Keeping) -> APIRouter:
-    """GET, POST apitoken; DELETE apitoken/ID; the same of user/apitoken for everybody's."""
+    """GET, POST apitoken; DELETE apitoken/ID; GET user-apitoken, DELETE user-apitoken/ID for everybody's."""
     router = APIRouter(tags=["User"])
 
     @router.get("/api/apitoken", summary="List your tokens", responses=several(answers.ApiToken))

@@ -101,7 +101,6 @@ class Permission:
                           "ask an admin")
         return person.name
 
-
     async def _in_session(self, request: Request, people: Knowing) -> Person | None:
         person = await people.who(session_secrets(request))
         if person is not None and request.method not in _READING:

@@ -108,10 +108,6 @@ class TheCluster:
         found = await self.shelved.item(uuid)
         return self._with_nodes(found) if found is not None else None
 
-    async def make(self, value: Model, by: str, *, tenant: str, uuid: str | None) -> Item:  # noqa: ARG002
-        """There is one."""
-        raise Refused("FL-API-METHOD", "Method 'POST' not allowed")
-
     async def change(self, old: Item, value: Model, by: str) -> Item:
         """Another name. Raises Refused FL-CLUSTER-NODES: Controllers come by bundle, and no password lets one in."""
         kept, before = await self.shelved.item(old.uuid), old.value
@@ -125,10 +121,6 @@ class TheCluster:
         made = await self.shelved.exchange(kept, replace(kept, value=ClusterObject(
             name=value.name, rejoin_nodes_automatically=value.rejoin_nodes_automatically)), by)
         return self._with_nodes(made)
-
-    async def remove(self, old: Item, by: str) -> None:  # noqa: ARG002
-        """It stays."""
-        raise Refused("FL-API-METHOD", "Method 'DELETE' not allowed")
 
     def _with_nodes(self, item: Item) -> Item:
         nodes = [ClusterNode(name=name, ip=_address(address), vm_uuid=node_id)

@@ -272,10 +272,6 @@ class Configured:
         """The one."""
         return await self.shelved.item(uuid)
 
-    async def make(self, value: Model, by: str, *, tenant: str, uuid: str | None) -> Item:  # noqa: ARG002
-        """There is one."""
-        raise Refused("FL-API-METHOD", "Method 'POST' not allowed")
-
     async def change(self, old: Item, value: Model, by: str) -> Item:
         """Another configuration, if it may follow the one that is. Raises Refused, with every reason."""
         before, after = old.value, _whole(value)
@@ -292,10 +288,6 @@ class Configured:
             await self.shelved.exchange(made, replace(made, value=before), by, details={"back": "1"})
             raise
         return made
-
-    async def remove(self, old: Item, by: str) -> None:  # noqa: ARG002
-        """It stays."""
-        raise Refused("FL-API-METHOD", "Method 'DELETE' not allowed")
 
 
 def _names(text: str) -> list[str]:

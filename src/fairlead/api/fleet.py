@@ -114,14 +114,6 @@ class Engines:
             return _runtime(member)
         raise Refused("FL-OBJECT-UNKNOWN", "ServiceEngine object not found", "see GET /api/serviceengine")
 
-    async def make(self, value: Model, by: str, *, tenant: str, uuid: str | None) -> Item:  # noqa: ARG002
-        """Refused: an engine joins."""
-        raise Refused("FL-API-METHOD", "Method 'POST' not allowed", "an engine joins with a token")
-
-    async def change(self, old: Item, value: Model, by: str) -> Item:  # noqa: ARG002
-        """Refused: an engine is what it is."""
-        raise Refused("FL-API-METHOD", "Method 'PUT' not allowed", "`fairlead node label` sets labels")
-
     async def remove(self, old: Item, by: str) -> None:
         """Revoke it. Raises Refused."""
         await self.fleet.remove_node(old.name, by)

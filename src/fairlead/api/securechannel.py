@@ -174,10 +174,6 @@ class Mappings:
         member = member_of(self.fleet, uuid)
         return _mapping(member) if member is not None else None
 
-    async def make(self, value: Model, by: str, *, tenant: str, uuid: str | None) -> Item:  # noqa: ARG002
-        """Refused: a mapping appears when a node joins."""
-        raise Refused("FL-API-METHOD", "Method 'POST' not allowed", "a mapping appears when a node joins")
-
     async def change(self, old: Item, value: Model, by: str) -> Item:
         """Only the mark for deletion can be set, and it revokes at once. Raises Refused FL-OBJECT-FIXED."""
         assert isinstance(value, SecureChannelMapping)
@@ -240,10 +236,6 @@ class ChannelTokens:
         kept = value.model_copy(update={"name": own, "metadata": [m for m in value.metadata if m != said] + [said]})
         made = await self.foreign.make(kept, by, tenant=tenant, uuid=own)
         return Item(made.uuid, made.value.model_copy(update={"name": name}), made.modified)
-
-    async def change(self, old: Item, value: Model, by: str) -> Item:  # noqa: ARG002
-        """Refused: a token is what it is."""
-        raise Refused("FL-API-METHOD", "Method 'PUT' not allowed", "delete the token, and generate another one")
 
     async def remove(self, old: Item, by: str) -> None:
         """Revoke it. Raises Refused FL-TOKEN-REDEEMED."""

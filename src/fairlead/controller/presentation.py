@@ -34,6 +34,7 @@ from fairlead.nodes.directory import Directory
 from fairlead.nodes.node import Endpoint
 from fairlead.pki import secure_channel
 from fairlead.pki.certificate import der_of, portal_name
+from fairlead.pki.own import Owned
 from fairlead.portal.listener import Identity, Presented, server_identity
 from fairlead.store.protocol import StoreUnavailable
 
@@ -160,10 +161,7 @@ class Presentation:
             root = der_of(await self.signing.root())
             return (server_identity(found.certificate_pem, found.key_pem),
                     Known((root,), portal_name(self.trust.cluster_uuid)))
-        owned = await self.certificates.owned(uuid)
-        if owned is None:
-            raise Refused("FL-CERT-PENDING", "the certificate is not there yet: only its request is",
-                          "import what the CA has issued")
+        owned = await self._owned(uuid)
         hosts = [host for node in self.directory.controllers() if node.endpoint for host, _ in node.endpoint.places]
         judged = secure_channel.judge(owned, hosts, portal_name(self.trust.cluster_uuid), await self.signing.now())
         return (server_identity(judged.chain_pem, owned.key_pem), Known(judged.ca_certificates, judged.tls_name))
@@ -174,11 +172,16 @@ class Presentation:
                 raise Refused("FL-CERT-NAME", f"{OWN[uuid]} cannot serve the API", "name another certificate")
             found = await self.signing.api_certificate(self.endpoint())
             return server_identity(found.certificate_pem, found.key_pem, self.api_tls)
+        owned = await self._owned(uuid)
+        return server_identity(owned.certificate_pem.rstrip() + b"\n" + owned.chain_pem, owned.key_pem, self.api_tls)
+
+    async def _owned(self, uuid: str) -> Owned:
+        """An operator's certificate with its key. Raises Refused FL-CERT-PENDING."""
         owned = await self.certificates.owned(uuid)
         if owned is None:
             raise Refused("FL-CERT-PENDING", "the certificate is not there yet: only its request is",
                           "import what the CA has issued")
-        return server_identity(owned.certificate_pem.rstrip() + b"\n" + owned.chain_pem, owned.key_pem, self.api_tls)
+        return owned
 
     def _keep(self) -> None:
         """How this Controller itself knows the portal, for the next start."""

@@ -26,7 +26,10 @@ class Source(Protocol):
 
 
 class Changeable(Source, Protocol):
-    """The same for objects that may be changed. Each change names who asked, and raises Refused, OperatorError."""
+    """The same for objects that may be changed, with those of these that the methods of its kind ask for.
+
+    Each change names who asked, and raises Refused, OperatorError.
+    """
 
     async def make(self, value: Model, by: str, *, tenant: str, uuid: str | None) -> Item:
         """A new one; *uuid*: the one that the caller wants it to have."""

@@ -77,13 +77,9 @@ class People:
         self._rules = rules
         self._lockout = Lockout(rules)
 
-    async def everybody(self) -> list[Account]:
-        """All accounts, by name."""
-        return [decode(record.value) for record in (await self._store.list(USERS)).records]
-
-    async def revisions(self) -> dict[str, int]:
-        """By name: which revision of the store wrote the account."""
-        return {r.key.removeprefix(USERS): r.revision for r in (await self._store.list(USERS)).records}
+    async def revised(self) -> list[tuple[Account, int]]:
+        """All accounts, by name, each with the revision of the store that wrote it."""
+        return [(decode(record.value), record.revision) for record in (await self._store.list(USERS)).records]
 
     def check_new(self, password: str) -> None:
         """Whether it can be one. Raises OperatorError FL-PASSWORD."""
