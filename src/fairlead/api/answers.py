@@ -102,6 +102,50 @@ class Service(Answer):
     allow: list[str]
 
 
+class Document(Answer):
+    """A configuration document, and how many of its engines have it."""
+
+    kind: str
+    name: str
+    target: str
+    revision: int
+    sha256: str
+    put_at: str
+    put_by: str
+    stage: str
+    why: str | None
+    engines: int
+    applied: int
+    refused: int
+    behind: int
+
+
+class DocumentBody(Document):
+    """The same with what it holds."""
+
+    body: dict[str, Any]
+
+
+class DocumentRow(Answer):
+    """What one engine says of a document."""
+
+    engine: str
+    state: str
+    document: str
+    wanted: int
+    running: int | None
+    since: str | None
+    verdict: str
+    code: str | None
+    words: str | None
+
+
+class DocumentStatus(Document):
+    """The same with all of its engines."""
+
+    rows: list[DocumentRow]
+
+
 class Verdict(Answer):
     """What one owner of a service says."""
 

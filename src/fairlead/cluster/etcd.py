@@ -34,12 +34,11 @@ from uuid import UUID
 
 import structlog
 
-from fairlead.base import strict
+from fairlead.base import leash, strict
 from fairlead.base.backoff import FullJitter
 from fairlead.base.errors import FairleadError, OperatorError, printable
 from fairlead.base.files import make_private_folder, read_private, write_private
 from fairlead.base.sockets import holder
-from fairlead.cluster import leash
 from fairlead.cluster.members import Calls, Status, status
 from fairlead.pki.certificate import der_of, member_name
 from fairlead.pki.verify import client_context

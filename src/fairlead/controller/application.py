@@ -15,6 +15,7 @@ from fairlead.api import (
     cluster,
     configuration,
     description,
+    documents,
     enrolment,
     fleet,
     keys,
@@ -133,6 +134,7 @@ class Parts:
     keys: UserKeys
     presenting: Presenting
     backups: Saving
+    configuration: documents.Configuring
     stop: Callable[[], None]
 
 
@@ -180,7 +182,8 @@ def routers(parts: Parts) -> Sequence[APIRouter]:
         users.routes(people), keys.routes(parts.keys),
         apitokens.routes(parts.tokens), enrolment.routes(desk, operations), nodes.reading(operations),
         nodes.writing(operations, operations), services.reading(operations), services.writing(operations),
-        mesh.routes(operations), audit.routes(operations), backup.routes(parts.backups),
+        documents.routes(parts.configuration), mesh.routes(operations), audit.routes(operations),
+        backup.routes(parts.backups),
         cluster.routes(operations, operations, system.public_version(parts.version)),
         securechannel.generating(desk, catalogue, settings), fleet.runtimes(engines, catalogue),
         fleet.cloud_status(clouds, catalogue), certificates.renewing(parts.certificates, catalogue),

@@ -29,8 +29,8 @@ from pathlib import Path
 
 import structlog
 
+from fairlead.base import leash
 from fairlead.base.errors import OperatorError
-from fairlead.cluster import leash
 from fairlead.transport.visit import Call, Terminal, Visitor
 
 MOST_CHILDREN = 32

@@ -49,6 +49,7 @@ from fairlead.enrol.redeem import GENERATION, Enrolment, Office
 from fairlead.enrol.trust import HOST_KEY, USER_KEY, Trust, load_key
 from fairlead.enrol.trust import load as load_trust
 from fairlead.fleet import commit
+from fairlead.fleet.configuration import Configuration
 from fairlead.keys.replay import ReplayCache
 from fairlead.keys.ssh import PrivateKey, PublicKey
 from fairlead.keys.wire import from_b64
@@ -223,6 +224,9 @@ class _Controller:
                 witnessing=witnessing,
                 problems=lambda: [*self.problems.values(), *self._presenting_problems(), *descriptors.problems(),
                                   *mesh.problems, *cluster.problems])
+            fleet = Configuration(store, audit, mesh.directory, mesh.sessions, generation=lambda: mesh.generation,
+                                  leading=lambda: cluster.leading, fence=cluster.fence)
+            mesh.sessions.add(fleet)
             shelf = shelf_for(store, audit, str(trust.cluster_uuid))
             settings = Settings(shelf)
             people = People(store, audit, passwords, Sessions(store, settings.rules), self.refusals, settings.rules)
@@ -237,7 +241,7 @@ class _Controller:
             app = application(Parts(
                 self.version, shelf, catalogue, certificates, cluster.signing, operations, desk, people,
                 people.tokens, keys, presentation,
-                Backups(store, audit, cluster.signing, trust, self.host_key, self.user_key), self.stop.set))
+                Backups(store, audit, cluster.signing, trust, self.host_key, self.user_key), fleet, self.stop.set))
 
             tasks: list[asyncio.Task[None]] = []
 
@@ -250,7 +254,8 @@ class _Controller:
                 await self._insist(lambda: self._read(store, mesh, registry))
                 await self._insist(shelf.load)
                 begin(objects=shelf.follow(), directory=mesh.directory.follow(), tokens=enrolment.follow(),
-                      plans=mesh.sessions.push(), heads=witnessing.show(), witness=witnessing.ask(),
+                      plans=mesh.sessions.push(), documents=fleet.push(), rollouts=fleet.drive(),
+                      heads=witnessing.show(), witness=witnessing.ask(),
                       clock=self._tick(store, enrolment, audit, cluster))
                 if cluster.clustered:
                     cluster.lead()  # who has not read who is removed decides nothing

@@ -26,6 +26,9 @@ from fairlead.base import configuration, descriptors, files, logs
 from fairlead.base.clock import SECOND, Clock
 from fairlead.base.errors import FairleadError, OperatorError
 from fairlead.base.service import notify, on_signals
+from fairlead.engine.documents import Documents
+from fairlead.engine.drivers.files import FilesDriver
+from fairlead.engine.drivers.haproxy import HaproxyDriver
 from fairlead.engine.link import Link
 from fairlead.engine.operations import Operations
 from fairlead.engine.settings import EngineSettings
@@ -115,6 +118,7 @@ class Engine:
     supervisor: Supervisor = field(init=False)
     listeners: Listeners = field(init=False)
     witness_of: Witness = field(init=False)
+    documents: Documents = field(init=False)
     _stop: asyncio.Event = field(default_factory=asyncio.Event)
     _offset: int = 0
     """Store time minus this machine's clock, microseconds."""
@@ -131,6 +135,10 @@ class Engine:
         self.supervisor = Supervisor(dial, link.talk, self._serve_on, self._failed)
         self.listeners = Listeners(self.supervisor)
         self.witness_of = Witness.open(self.state / WITNESS, str(self.trust.cluster_uuid))
+        self.documents = Documents(self.state, {
+            "files": FilesDriver(self.state, lambda: self.settings.destinations),
+            "haproxy": HaproxyDriver(self.state, lambda: self.settings.haproxy, self._place_of)},
+            now=lambda: self.clock.now() + self._offset, record=self._record)
 
     def application(self) -> Any:
         """What the control socket serves."""
@@ -143,9 +151,11 @@ class Engine:
     async def run(self) -> None:
         """Follow the plan until stopped."""
         self.plan = self._stored_plan()
+        await self.documents.restore()
         async with asyncio.TaskGroup() as group:
             background = [group.create_task(self.listeners.repair(), name="repair"),
-                          group.create_task(self.supervisor.watch(), name="links")]
+                          group.create_task(self.supervisor.watch(), name="links"),
+                          group.create_task(self.documents.work(), name="documents")]
             on_signals(self._stop, self._reload)
             if self.plan is not None:
                 await self._apply(self.plan)
@@ -162,12 +172,13 @@ class Engine:
                 task.cancel()
             for task in background:
                 task.cancel()
+        await self.documents.close()
 
     @property
     def problems(self) -> list[str]:
         """What is not as planned, one line each."""
         return [*([self._plan_problem] if self._plan_problem else []), *descriptors.problems(),
-                *self.listeners.problems]
+                *self.listeners.problems, *self.documents.problems]
 
     # -- what the link says -------------------------------------------------------------------------------------------
 
@@ -178,6 +189,8 @@ class Engine:
             return
         self.standing = "up"
         self.plan = plan
+        if known is None or known.reach != plan.reach:
+            self.documents.again()  # a document may name a service
         try:
             files.write_private(self.state / PLAN, plan.model_dump_json().encode())
             self._remember_controllers(plan)
@@ -282,6 +295,12 @@ class Engine:
         serve = next((s for s in self.plan.serve if s.port == port), None) if self.plan else None
         return Target(serve.host, serve.target_port, serve.service) if serve else None
 
+    def _place_of(self, service: str, owner: str | None) -> tuple[str, int] | None:
+        """Where this node reaches *service*, as it sees addresses."""
+        reach = next((one for one in self.plan.reach if one.service == service and owner in (None, one.owner)),
+                     None) if self.plan else None
+        return (self.settings.see().see(reach.address), reach.port) if reach else None
+
     async def _forget(self, tunnel: Tunnel) -> None:
         await tunnel.wait_closed()
         self._reverses.pop(tunnel, None)
@@ -363,12 +382,16 @@ class Engine:
         return plan if (plan.node, plan.internal_address) == (self.trust.node, self.trust.internal_address) else None
 
     def _reload(self) -> None:
-        """SIGHUP: try every Controller again at once."""
+        """SIGHUP: take the drivers' settings anew, try every document and every Controller again at once."""
         try:
-            logs.start(self.trust.node, load_settings(self.state).log_level)
+            settings = load_settings(self.state)
+            logs.start(self.trust.node, settings.log_level)
         except FairleadError as error:
             log.error("reload.refused", code=error.code, reason=error.message)
             return
+        self.settings = self.settings.model_copy(update={"destinations": settings.destinations,
+                                                         "haproxy": settings.haproxy})
+        self.documents.again()
         self.supervisor.want(self._controllers())
         log.info("reload.done")
 

@@ -7,26 +7,34 @@ that it claims about its sender.
 import asyncio
 import random
 import secrets
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import structlog
 
 from fairlead.base.clock import Clock
 from fairlead.base.errors import Refused
+from fairlead.engine.documents import Documents
 from fairlead.link import frames
 from fairlead.link.messages import (
     KEEPS_HEADS,
     SUBSYSTEM,
+    TAKES_DOCUMENTS,
     VERSION,
     Acknowledge,
     AnyFromEngine,
+    Assignment,
     AuditHead,
+    Body,
+    BodyWanted,
     Draining,
     Frozen,
     Heads,
     HeadsWanted,
     Heartbeat,
+    Held,
     Hello,
+    Holding,
     NewPlan,
     Plan,
     PlanController,
@@ -38,6 +46,7 @@ from fairlead.link.messages import (
 from fairlead.transport.channel import Channel
 from fairlead.transport.tunnel import Tunnel
 
+ABILITIES = (KEEPS_HEADS, TAKES_DOCUMENTS)
 SILENT_HEARTBEATS = 4
 """A Controller that answers no heartbeat for this long is not there, whatever its TCP connection says."""
 
@@ -86,6 +95,11 @@ class Following(Protocol):
         """The heads that were kept, of all Controllers."""
         ...
 
+    @property
+    def documents(self) -> Documents:
+        """The configuration that Controllers assign."""
+        ...
+
 
 class Link:
     """One node's links to its Controllers."""
@@ -100,7 +114,8 @@ class Link:
         """Speak with *controller* until the link ends. Raises FairleadError."""
         channel = await tunnel.subsystem(SUBSYSTEM)
         plan = self._engine.plan
-        await _say(channel, Hello(v=VERSION, software=f"{self._software} {KEEPS_HEADS}"[:64], instance=self._instance,
+        software = " ".join((self._software, *ABILITIES))
+        await _say(channel, Hello(v=VERSION, software=software, instance=self._instance,
                                   generation=plan.generation if plan else "",
                                   plan_revision=plan.revision if plan else 0))
         conversation = _Conversation(self._engine, self._clock, controller, tunnel, channel)
@@ -109,6 +124,7 @@ class Link:
             await conversation.listen()
         finally:
             beating.cancel()
+            conversation.ended()
 
 
 class _Conversation:
@@ -121,6 +137,31 @@ class _Conversation:
         self._channel = channel
         self._every = asyncio.get_running_loop().create_future()
         self._unanswered = 0
+        self._fetching: dict[str, asyncio.Future[str]] = {}
+
+    def ended(self) -> None:
+        """Nothing more comes."""
+        self._engine.documents.left(self)
+        for waiting in self._fetching.values():
+            waiting.cancel()
+
+    async def fetch(self, wanted: str) -> str:
+        """The body of a document's digest; see `engine.documents.Source`."""
+        if wanted not in self._fetching:
+            self._fetching[wanted] = asyncio.get_running_loop().create_future()
+            await _say(self._channel, BodyWanted(digest=wanted))
+        try:
+            return await asyncio.shield(self._fetching[wanted])
+        except asyncio.CancelledError:
+            if self._fetching[wanted].cancelled():
+                raise Refused("FL-DOCUMENT-BODY", "the Controller went away") from None
+            raise
+        finally:
+            self._fetching.pop(wanted, None)
+
+    async def report(self, held: Sequence[Held]) -> None:
+        """Say what this engine holds."""
+        await _say(self._channel, Holding(documents=list(held)))
 
     async def listen(self) -> None:
         decoder = frames.Decoder()
@@ -160,6 +201,11 @@ class _Conversation:
                 self._engine.witness(self._controller, head)
             case HeadsWanted(number=number):
                 await _say(self._channel, Heads(number=number, heads=self._engine.witnessed))
+            case Assignment() as assignment:
+                self._engine.documents.follow(self, assignment)
+            case Body(digest=digest, body=body):
+                if (waiting := self._fetching.get(digest)) is not None and not waiting.done():
+                    waiting.set_result(body)
             case StreamsWanted():
                 self._engine.open_streams(self._controller)
             case Removed():

@@ -15,6 +15,7 @@ import contextlib
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import structlog
 
@@ -29,6 +30,7 @@ from fairlead.link.messages import (
     VERSION,
     Acknowledge,
     AnyFromController,
+    AnyFromEngine,
     AuditHead,
     Draining,
     Frozen,
@@ -95,10 +97,33 @@ class Session:
     """When the alarm was last raised: once a minute at most."""
     evictions: tuple[float, ...] = ()
     """When the last few were."""
+    abilities: frozenset[str] = frozenset()
+    """What its software understands."""
     witness: bool = False
     """It keeps heads of audit logs."""
     asked: tuple[int, asyncio.Future[list[str]]] | None = None
     """For the heads that it keeps: the question's number, and where its answer goes."""
+
+
+class Subject(Protocol):
+    """Something that is spoken of with engines beside plans: configuration, say."""
+
+    @property
+    def ability(self) -> str:
+        """What an engine says of its software that understands it; others are left out."""
+        ...
+
+    async def greeted(self, node_id: str) -> None:
+        """The link of that engine is there."""
+        ...
+
+    async def heard(self, node_id: str, message: AnyFromEngine) -> None:
+        """That engine has said something; perhaps of another subject."""
+        ...
+
+    def left(self, node_id: str) -> None:
+        """The link of that engine has ended."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +162,7 @@ class Sessions:
         self._head = ""
         """Where this Controller's audit log ends, for the engines to keep."""
         self._questions = 0
+        self._subjects: list[Subject] = []
         self._ending = False
         self._farewells: set[asyncio.Task[None]] = set()
         directory.listen(self._changed)
@@ -148,6 +174,24 @@ class Sessions:
         """
         self._generation, self._epoch = generation, max(self._epoch, first_epoch)
         self._dirty.set()
+
+    def add(self, subject: Subject) -> None:
+        """From now on it is spoken of, too."""
+        self._subjects.append(subject)
+
+    def linked(self, ability: str) -> list[str]:
+        """The ids of the engines that are connected and have that *ability*."""
+        return [node_id for node_id, session in self._sessions.items()
+                if session.channel is not None and ability in session.abilities]
+
+    async def tell(self, node_id: str, message: AnyFromController) -> None:
+        """Say *message* to an engine, if it is connected."""
+        if (session := self._sessions.get(node_id)) is not None:
+            await self._say(session, message)
+
+    def state(self, node: Node) -> str:
+        """How *node* is doing, in a word."""
+        return self.standing(node).state
 
     @property
     def tunnels(self) -> list[Tunnel]:
@@ -210,7 +254,7 @@ class Sessions:
         session = self._sessions.get(tunnel.peer.node_id)
         if session is not None:
             if session.link is tunnel:
-                session.link, session.channel, session.plan = None, None, b""
+                self._unlink(tunnel.peer.node_id, session)
             session.reverse = {port: t for port, t in session.reverse.items() if t is not tunnel}
         log.info("ssh.down", peer=tunnel.peer.node, address=tunnel.address)
 
@@ -317,13 +361,14 @@ class Sessions:
                             if session.asked and session.asked[0] == number and not session.asked[1].done():
                                 session.asked[1].set_result(heads)
                         case _:
-                            pass
+                            for subject in self._spoken(session):
+                                await subject.heard(node_id, message)
         except FairleadError as refusal:
             log.warning("link.refused", peer=tunnel.peer.node, code=refusal.code, reason=refusal.message)
         finally:
             session = self._sessions.get(node_id)
             if session is not None and session.link is tunnel:
-                session.link, session.channel, session.plan = None, None, b""
+                self._unlink(node_id, session)
             tunnel.close("the link ended")
 
     async def _welcome(self, tunnel: Tunnel, channel: Channel, hello: Hello) -> Session:
@@ -342,13 +387,24 @@ class Sessions:
         session.instance = instance
         session.link, session.channel, session.plan = tunnel, channel, b""
         session.heard = self._clock.monotonic()
-        session.witness = KEEPS_HEADS in hello.software.split()
+        session.abilities = frozenset(hello.software.split())
+        session.witness = KEEPS_HEADS in session.abilities
         await self._say(session, Welcome(v=VERSION, epoch=tunnel.epoch, server_time=self._clock.now(),
                                          heartbeat_s=HEARTBEAT_S))
         await self._send_plan(node_id, session, self._directory.controllers())
         if session.witness and self._head:
             await self._say(session, AuditHead(head=self._head))
+        for subject in self._spoken(session):
+            await subject.greeted(node_id)
         return session
+
+    def _unlink(self, node_id: str, session: Session) -> None:
+        session.link, session.channel, session.plan = None, None, b""
+        for subject in self._spoken(session):
+            subject.left(node_id)
+
+    def _spoken(self, session: Session) -> list[Subject]:
+        return [subject for subject in self._subjects if subject.ability in session.abilities]
 
     async def _count_eviction(self, session: Session, node_id: str) -> None:
         """Two machines with one key evict each other for ever; a machine that was cut off evicts its ghost once."""

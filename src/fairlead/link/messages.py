@@ -11,12 +11,15 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, 
 
 from fairlead.base.clock import LAST_INSTANT
 from fairlead.base.errors import Refused
+from fairlead.link.documents import MOST_BYTES, MOST_DOCUMENTS
 
 SUBSYSTEM = "fairlead-engine"
 VERSION = 1
 KEEPS_HEADS = "heads/1"
 """In what an engine says of its software: it keeps heads of audit logs, and tells them. Who does not say so is sent
 none, since it would not understand; a Controller that does not look for it never asks."""
+TAKES_DOCUMENTS = "documents/1"
+"""The same of configuration documents."""
 MOST_HEADS = 512
 """That an engine tells: fewer than it keeps, of a cluster that makes all it can."""
 
@@ -36,6 +39,7 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 InternalAddress = Annotated[str, AfterValidator(_ipv4)]
 Name = Annotated[str, Field(pattern="^[a-z0-9-]{1,63}$")]
 """Loosely a node's or a service's: it stands in a hosts file."""
+Digest = Annotated[str, Field(pattern="^([0-9a-f]{64})?$")]
 Problems = Annotated[list[Annotated[str, Field(max_length=500)]], Field(max_length=100)]
 
 
@@ -98,7 +102,8 @@ class Hello(_Message):
 
     kind: Literal["hello"] = "hello"
     v: int
-    software: str = Field(max_length=64)
+    software: str = Field(max_length=256)
+    """Its version, and its abilities, with blanks between."""
     instance: str = Field(max_length=64)
     """Another one than before: the node's process was started anew, and older connections are its ghosts."""
     generation: str
@@ -189,9 +194,70 @@ class Heads(_Message):
     heads: Annotated[list[SignedHead], Field(max_length=MOST_HEADS)]
 
 
-AnyFromEngine = Hello | Acknowledge | Heartbeat | Heads
+class Assigned(_Message):
+    """A document that the engine should have."""
+
+    kind: Name
+    name: Name
+    revision: Count
+    """0: none of those that the engine has not got yet."""
+    digest: Digest
+    """Of the body; of revision 0, empty."""
+    keep: bool
+    """An engine that holds any revision of it stays with that."""
+
+
+class Assignment(_Message):
+    """Controller: these documents, no others, in this order."""
+
+    kind: Literal["assignment"] = "assignment"
+    generation: str
+    revision: Count
+    """Of the Controller's picture: an older one is late."""
+    documents: Annotated[list[Assigned], Field(max_length=MOST_DOCUMENTS)]
+
+
+class BodyWanted(_Message):
+    """Engine: the body of that digest, which is assigned to it."""
+
+    kind: Literal["body-wanted"] = "body-wanted"
+    digest: Digest
+
+
+class Body(_Message):
+    """Controller: the body; empty when it is no longer assigned."""
+
+    kind: Literal["body"] = "body"
+    digest: Digest
+    body: str = Field(max_length=MOST_BYTES)
+
+
+class Held(_Message):
+    """A document as it stands on an engine."""
+
+    kind: Name
+    name: Name
+    revision: Count
+    """In force; 0: none."""
+    digest: Digest
+    since: Instant
+    tried: Count = 0
+    """The revision that was refused last, after the one in force; 0: none."""
+    code: str = Field(default="", max_length=64)
+    words: str = Field(default="", max_length=1000)
+    """The driver's, for that refusal."""
+
+
+class Holding(_Message):
+    """Engine: all documents as they stand here."""
+
+    kind: Literal["holding"] = "holding"
+    documents: Annotated[list[Held], Field(max_length=2 * MOST_DOCUMENTS)]
+
+
+AnyFromEngine = Hello | Acknowledge | Heartbeat | Heads | BodyWanted | Holding
 AnyFromController = (Welcome | NewPlan | Heartbeat | StreamsWanted | Removed | Frozen | Draining | AuditHead
-                     | HeadsWanted)
+                     | HeadsWanted | Assignment | Body)
 FromEngine = Annotated[AnyFromEngine, Field(discriminator="kind")]
 FromController = Annotated[AnyFromController, Field(discriminator="kind")]
 

@@ -10,7 +10,9 @@ another through the mesh, so after everything was switched off the mesh has to b
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
+
+import structlog
 
 from fairlead.base import strict
 from fairlead.base.backoff import FullJitter
@@ -38,6 +40,8 @@ from fairlead.store.protocol import Compacted, Event, Listing, StoreUnavailable
 REACH_S = 10.0
 REST = REST_MINUTES * MINUTE
 T = TypeVar("T")
+
+log = structlog.get_logger("fairlead.nodes")
 
 
 class Changes(Protocol):
@@ -69,6 +73,7 @@ class Directory:
         """By name."""
         self.addresses: dict[str, tuple[AddressEntry, int]] = {}
         """By address: the entry and its revision."""
+        self._kept: dict[str, tuple[dict[str, Any], Callable[[bytes], Any]]] = {}
         self._clear()
         self.heard = float("-inf")
         """When the store was last heard of, monotonic seconds of the event loop; in a cluster, each second."""
@@ -82,9 +87,18 @@ class Directory:
         """Have *changed* called, without waiting, after every change of a node, key or service."""
         self._listeners.append(changed)
 
+    def keep(self, kind: str, read: Callable[[bytes], T]) -> dict[str, T]:
+        """Follow the records ``kind/…`` besides, at the same revision as all the rest; by what comes behind the ``/``.
+
+        To be asked for before `load`. *read* raises ValueError or TypeError for what is none: it is left out.
+        """
+        table: dict[str, T] = {}
+        self._kept[kind] = table, read
+        return table
+
     async def load(self) -> None:
         """Read all of it once, and nothing else: of audit records there may be very many."""
-        listing = await self._store.list(ADDRESSES, KEYS, NODES, SERVICES)
+        listing = await self._store.list(ADDRESSES, KEYS, NODES, SERVICES, *(f"{kind}/" for kind in self._kept))
         self._clear()
         for record in listing.records:
             self._apply(Event(record.key, record.value, record.revision))
@@ -167,7 +181,8 @@ class Directory:
         return None
 
     def _clear(self) -> None:
-        for table in (self.nodes, self.keys, self.services, self.addresses):
+        tables: list[dict[str, Any]] = [self.nodes, self.keys, self.services, self.addresses]
+        for table in (*tables, *(kept for kept, _ in self._kept.values())):
             table.clear()
         self.services |= {service.name: service for service in self._own}
 
@@ -196,6 +211,13 @@ class Directory:
             _set(self.keys, rest, value, key_from)
         elif kind == "services":
             _set(self.services, rest, value, service_from)
+        elif kind in self._kept:
+            table, read = self._kept[kind]
+            try:
+                _set(table, rest, value, read)
+            except (ValueError, TypeError) as error:  # of a later version, say
+                table.pop(rest, None)
+                log.error("record.unread", key=event.key, code="FL-STATE-DAMAGED", reason=str(error))
         else:
             return False
         return True

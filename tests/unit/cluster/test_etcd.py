@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from fairlead.base import leash
 from fairlead.base.errors import OperatorError
 from fairlead.cluster import etcd as module
-from fairlead.cluster import leash
 from fairlead.cluster.etcd import (
     CLIENT_PORT,
     PEER_PORT,

@@ -1,0 +1,343 @@
+"""Configuration documents of the fleet: kept in the store, told to the engines they are meant for, and followed until
+those have answered.
+
+Rules, and what each stops:
+
+1. A change is one transaction with its audit record, made from what was there: two people never overwrite each other
+   unseen. The bodies' texts are in no record.
+2. An engine is given a body only when that body is assigned to it: nobody reads what is meant for others.
+3. What an engine says it holds is its own word, kept for that engine alone; nothing is written per engine.
+4. Only the leader moves a roll-out on, fenced by its term.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import structlog
+
+from fairlead.audit.record import Entry
+from fairlead.base.clock import rfc3339
+from fairlead.base.errors import Refused, printable
+from fairlead.fleet.documents import Document, Former, assigned, body_of, decode, encode
+from fairlead.fleet.rollout import Standing, step, verdict
+from fairlead.link.documents import MOST_DOCUMENTS, check, check_name, shown
+from fairlead.link.messages import (
+    TAKES_DOCUMENTS,
+    AnyFromController,
+    AnyFromEngine,
+    Assigned,
+    Assignment,
+    Body,
+    BodyWanted,
+    Held,
+    Holding,
+)
+from fairlead.nodes.directory import Directory
+from fairlead.nodes.node import Node
+from fairlead.nodes.service import check_who
+from fairlead.store.fence import Fence, NotLeading, unfenced
+from fairlead.store.protocol import (
+    Absent,
+    Compare,
+    Delete,
+    Equal,
+    Operation,
+    Outcome,
+    Put,
+    Record,
+    StoreUnavailable,
+    Unchanged,
+)
+
+DOCUMENTS = "documents"
+COUNT = "documents-count"
+"""The last revision that was given to a document."""
+MOST = 2000
+"""Documents of a cluster."""
+TRIES = 5
+TOGETHER = 64
+GATHER_S = 0.01
+"""Changes that come together are told, and judged, together."""
+TICK_S = 1.0
+"""While something is on its way: patience ends by the clock."""
+
+log = structlog.get_logger("fairlead.fleet")
+
+
+class Records(Protocol):
+    """What is needed of the store."""
+
+    async def get(self, key: str) -> Record | None:
+        """See `store.protocol.Store`."""
+        ...
+
+    async def now(self) -> int:
+        """See `store.protocol.Store`."""
+        ...
+
+
+class Journal(Protocol):
+    """A transaction with its audit record."""
+
+    async def append_with(self, compare: Sequence[Compare], then: Sequence[Operation],
+                          entries: Sequence[Entry]) -> Outcome:
+        """Do all of *then*, and record *entries*, if all of *compare* hold."""
+        ...
+
+
+class Engines(Protocol):
+    """Those that are connected here."""
+
+    def linked(self, ability: str) -> Sequence[str]:
+        """The ids of those that have the *ability*."""
+        ...
+
+    async def tell(self, node_id: str, message: AnyFromController) -> None:
+        """Say it to one, if it is there."""
+        ...
+
+    def state(self, node: Node) -> str:
+        """How it is: up, late, down, …"""
+        ...
+
+
+class Configuration:
+    """The documents, and who has which of them. A subject of the link."""
+
+    ability = TAKES_DOCUMENTS
+
+    def __init__(self, store: Records, audit: Journal, directory: Directory, engines: Engines, *,
+                 generation: Callable[[], str], leading: Callable[[], bool], fence: Fence = unfenced) -> None:
+        self._store = store
+        self._audit = audit
+        self._directory = directory
+        self._engines = engines
+        self._generation = generation
+        self._leading = leading
+        self._fence = fence
+        self._documents = directory.keep(DOCUMENTS, decode)
+        self._told: dict[str, tuple[Assigned, ...]] = {}
+        """By the id of an engine: what it was last told."""
+        self._held: dict[str, dict[str, Held]] = {}
+        """By the id of an engine and the key of a document: what it last said."""
+        self._dirty = asyncio.Event()
+        self._moved = asyncio.Event()
+        """An engine has said something, or a document has changed."""
+        directory.listen(self._changed)
+
+    def _changed(self) -> None:
+        self._dirty.set()
+        self._moved.set()
+
+    # -- what people ask ----------------------------------------------------------------------------------------------
+
+    def all(self) -> Sequence[Document]:
+        """The documents, by kind and name."""
+        return [document for _, document in sorted(self._documents.items())]
+
+    def one(self, kind: str, name: str) -> Document:
+        """Raises Refused FL-DOCUMENT-UNKNOWN."""
+        found = self._documents.get(f"{kind}/{name}")
+        if found is None:
+            raise _unknown(kind, name)
+        return found
+
+    async def put(self, kind: str, name: str, *, target: str, body: Any, by: str, at_once: bool = False,
+                  most_failures: int = 10, revision: int | None = None) -> Document:
+        """Keep a document, in place of the one of that kind and name; the one that is there, if it is the same.
+
+        *at_once*: to all engines, without stages. *most_failures*: percent. *revision*: the one that it was made from;
+        0: there was none. Raises Refused FL-DOCUMENT…, FL-NAME, FL-SERVICE.
+        """
+        check_name(name)
+        if check_who(target) == "controllers":
+            raise Refused("FL-DOCUMENT-TARGET", "Controllers take no documents", "use engines, a label or a name")
+        text = check(kind, body)
+        key = f"{DOCUMENTS}/{kind}/{name}"
+        for _ in range(TRIES):
+            count, stored = await self._store.get(COUNT), await self._store.get(key)
+            old = decode(stored.value) if stored is not None else None
+            if revision is not None and revision != (old.revision if old else 0):
+                raise Refused("FL-DOCUMENT-STALE", f"{kind}/{name} has revision {old.revision if old else 0} by now",
+                              "look at it, then put yours again")
+            if old is not None and (old.body, old.target) == (text, target) and old.stage != "halted":
+                return old
+            self._check_room(kind, name, target)
+            now, number = await self._store.now(), 1 + (int(count.value) if count is not None else 0)
+            new = Document(kind, name, target, number, text, now, by, "all" if at_once else "first", since=now,
+                           most_failures=most_failures, former=_former(old))
+            outcome = await self._audit.append_with(
+                [_as_it_was(COUNT, count), _as_it_was(key, stored)],
+                [Put(key, encode(new)), Put(COUNT, b"%d" % number)],
+                [Entry("document.put", new.key, by, {"revision": number, "target": target, "sha256": new.digest})])
+            if outcome.succeeded:
+                await self._directory.reached(outcome.revision)
+                return new
+        raise StoreUnavailable(f"the documents changed {TRIES} times meanwhile")
+
+    async def delete(self, kind: str, name: str, by: str) -> Document:
+        """Take a document back; its engines undo it at once. Raises Refused FL-DOCUMENT-UNKNOWN."""
+        key = f"{DOCUMENTS}/{kind}/{name}"
+        for _ in range(TRIES):
+            stored = await self._store.get(key)
+            if stored is None:
+                raise _unknown(kind, name)
+            old = decode(stored.value)
+            outcome = await self._audit.append_with(
+                [_as_it_was(key, stored)], [Delete(key)],
+                [Entry("document.deleted", old.key, by, {"revision": old.revision})])
+            if outcome.succeeded:
+                await self._directory.reached(outcome.revision)
+                return old
+        raise StoreUnavailable(f"the document changed {TRIES} times meanwhile")
+
+    def describe(self, document: Document) -> dict[str, Any]:
+        """It as listings show it, with how many of its engines have it."""
+        verdicts = [verdict(document, self._holds(node, document)) for node in self._meant(document)]
+        return {"kind": document.kind, "name": document.name, "target": document.target,
+                "revision": document.revision, "sha256": document.digest, "put_at": rfc3339(document.at),
+                "put_by": document.by, "stage": document.stage, "why": document.why or None,
+                "engines": len(verdicts), "applied": verdicts.count("applied"),
+                "refused": verdicts.count("refused"), "behind": verdicts.count("behind")}
+
+    def read(self, document: Document) -> dict[str, Any]:
+        """The same with its body."""
+        return self.describe(document) | {"body": shown(document.body)}
+
+    def status(self, document: Document) -> dict[str, Any]:
+        """The same with its engines, by name: what runs there, since when, and what it said to this revision."""
+        return self.describe(document) | {"rows": [
+            self._row(node, document) for node in sorted(self._meant(document), key=lambda node: node.name)]}
+
+    def _row(self, node: Node, document: Document) -> dict[str, Any]:
+        held = self._holds(node, document)
+        said = verdict(document, held)
+        running = held is not None and held.revision > 0
+        return {"engine": node.name, "state": self._engines.state(node), "document": document.key,
+                "wanted": document.revision, "running": held.revision if held and running else None,
+                "since": rfc3339(held.since) if held and running else None, "verdict": said,
+                "code": held.code if held and said == "refused" else None,
+                "words": held.words if held and said == "refused" else None}
+
+    # -- what the link says -------------------------------------------------------------------------------------------
+
+    async def greeted(self, node_id: str) -> None:
+        """An engine has come: it is told what it should have."""
+        self._told.pop(node_id, None)
+        await self._tell(node_id)
+
+    async def heard(self, node_id: str, message: AnyFromEngine) -> None:
+        """An engine asks, or says what it holds."""
+        node = self._directory.nodes.get(node_id)
+        match message:
+            case BodyWanted(digest=wanted) if node is not None:
+                text = body_of(node, self._documents.values(), wanted)
+                await self._engines.tell(node_id, Body(digest=wanted, body=text))
+            case Holding(documents=held):
+                self._held[node_id] = {f"{one.kind}/{one.name}": one for one in held}
+                self._moved.set()
+            case _:
+                pass
+
+    def left(self, node_id: str) -> None:
+        """An engine's link has ended. What it said last is still what it runs, as far as anybody knows."""
+        self._told.pop(node_id, None)
+        self._moved.set()
+
+    async def push(self) -> None:
+        """Tell whom it concerns, at every change, until cancelled."""
+        while True:
+            await self._dirty.wait()
+            await asyncio.sleep(GATHER_S)
+            self._dirty.clear()
+            for gone in self._held.keys() - self._directory.nodes.keys():
+                del self._held[gone]
+            linked = self._engines.linked(self.ability)
+            for start in range(0, len(linked), TOGETHER):
+                await asyncio.gather(*map(self._tell, linked[start:start + TOGETHER]))
+
+    async def _tell(self, node_id: str) -> None:
+        node = self._directory.nodes.get(node_id)
+        if node is None:
+            return
+        documents = tuple(assigned(node, self._documents.values()))
+        if len(documents) > MOST_DOCUMENTS:
+            log.error("documents.many", code="FL-DOCUMENT-MANY", about=node.name, documents=len(documents))
+            documents = documents[:MOST_DOCUMENTS]
+        if documents != self._told.get(node_id):
+            self._told[node_id] = documents
+            await self._engines.tell(node_id, Assignment(
+                generation=self._generation(), revision=self._directory.revision, documents=list(documents)))
+
+    # -- roll-outs ----------------------------------------------------------------------------------------------------
+
+    async def drive(self) -> None:
+        """As the leader, move on what is on its way, until cancelled."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(TICK_S if self._on_its_way() else None):
+                    await self._moved.wait()
+            await asyncio.sleep(GATHER_S)
+            self._moved.clear()
+            if self._leading():
+                for document in self._on_its_way():
+                    with contextlib.suppress(StoreUnavailable, NotLeading):  # the next tick tries again
+                        await self._move(document)
+
+    def _on_its_way(self) -> list[Document]:
+        return [document for document in self._documents.values() if document.stage not in ("done", "halted")]
+
+    async def _move(self, document: Document) -> None:
+        linked = set(self._engines.linked(self.ability))
+        standings = []
+        for node in self._meant(document):
+            if node.id in linked:
+                held = self._holds(node, document)
+                standings.append(Standing(node, verdict(document, held), held.words if held else ""))
+        new = step(document, standings, await self._store.now())
+        if new is None:
+            return
+        entries = [Entry(f"document.{new.stage}", new.key, "leader", {
+            "revision": new.revision, **({"why": new.why} if new.why else {})})] if new.stage != document.stage else [
+            Entry("document.first", new.key, "leader", {
+                "revision": new.revision, "engine": self._directory.nodes[new.first].name})]
+        key = f"{DOCUMENTS}/{document.key}"
+        outcome = await self._audit.append_with([*self._fence(), Equal(key, encode(document))], [Put(key, encode(new))],
+                                                entries)
+        if outcome.succeeded:
+            await self._directory.reached(outcome.revision)
+            if new.stage == "halted":
+                log.warning("alarm", alarm="document.halted", about=new.key, code="FL-DOCUMENT-HALTED", reason=new.why)
+
+    def _meant(self, document: Document) -> list[Node]:
+        return [node for node in self._directory.nodes.values() if document.meant_for(node)]
+
+    def _holds(self, node: Node, document: Document) -> Held | None:
+        return self._held.get(node.id, {}).get(document.key)
+
+    def _check_room(self, kind: str, name: str, target: str) -> None:
+        others = [one for one in self._documents.values() if one.key != f"{kind}/{name}"]
+        if len(others) >= MOST:
+            raise Refused("FL-DOCUMENT-MANY", f"there are {MOST} documents", "delete some, or put several into one")
+        for node in self._meant(Document(kind, name, target, 0, "", 0, "")):
+            if sum(one.meant_for(node) for one in others) >= MOST_DOCUMENTS:
+                raise Refused("FL-DOCUMENT-MANY", f"{node.name} has {MOST_DOCUMENTS} documents",
+                              "delete some, or put several into one")
+
+
+def _former(old: Document | None) -> Former | None:
+    """What stays in force where a new revision has not come to yet."""
+    if old is None:
+        return None
+    return Former(old.revision, old.target, old.body) if old.stage in ("all", "done") else old.former
+
+
+def _unknown(kind: str, name: str) -> Refused:
+    return Refused("FL-DOCUMENT-UNKNOWN", f"there is no document {printable(f'{kind}/{name}', 80)}",
+                   "`fairlead config list` shows those that there are")
+
+
+def _as_it_was(key: str, found: Record | None) -> Compare:
+    return Absent(key) if found is None else Unchanged(key, found.revision)
