@@ -94,7 +94,7 @@ class Document:
 def assigned(node: Node, documents: Iterable[Document]) -> list[Assigned]:
     """What *node* should have, in the order in which it was put."""
     found = []
-    for one in sorted(documents, key=lambda document: (document.at, document.key)):
+    for one in sorted(documents, key=lambda document: document.revision):
         if not one.meant_for(node):
             continue
         if one.reaches(node):
