@@ -237,7 +237,7 @@ class _Controller:
             app = application(Parts(
                 self.version, shelf, catalogue, certificates, cluster.signing, operations, desk, people,
                 people.tokens, keys, presentation,
-                Backups(store, audit, cluster.signing, trust, self.host_key, self.user_key), self.stop.set))
+                Backups(store, shelf, cluster.signing, trust, self.host_key, self.user_key), self.stop.set))
 
             tasks: list[asyncio.Task[None]] = []
 

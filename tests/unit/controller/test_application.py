@@ -50,7 +50,8 @@ KINDS: dict[str, tuple[str, Sequence[str]]] = {
     "sslkeyandcertificate": ("certificate", ALL), "securechannelmapping": ("channel", ALL[1:]),
     "securechannel": ("channel", ALL[1:]), "securechanneltoken": ("token", ("POST", "DELETE")),
     "securechannelavailablelocalips": ("channel", ()), "serviceengine": ("node", ("DELETE",)), "role": ("user", ()),
-    "useraccountprofile": ("system", ("PUT", "PATCH")), "image": ("status", ()), "upgradestatusinfo": ("status", ())}
+    "useraccountprofile": ("system", ("PUT", "PATCH")), "image": ("status", ()), "upgradestatusinfo": ("status", ()),
+    "backup": ("backup", ("DELETE",))}
 """What each kind's permissions begin with, and how its objects are changed."""
 SINGLE = {"systemconfiguration": ("system", "default"), "controllerproperties": ("system", "global"),
           "cluster": ("status", f"cluster-{CLUSTER}")}
