@@ -51,6 +51,15 @@ NEVER = "session:own"
 _TEXT = re.compile(r"flk1_([0-9a-f]{16})_([A-Za-z0-9_-]{43})")
 
 
+def id_of(text: str) -> str:
+    """The id of the token that is *text*, by its form. Raises Refused FL-API-TOKEN-FORMAT, in which it is not shown."""
+    parts = _TEXT.fullmatch(text)
+    if parts is None:
+        raise Refused("FL-API-TOKEN-FORMAT", "that is no token for automation",
+                      f"it begins with {PREFIX} and is one line, as `fairlead user token add` has printed it")
+    return parts[1]
+
+
 @dataclass(frozen=True, slots=True)
 class ApiToken:
     """One of them, without its secret. Times in microseconds."""
