@@ -134,6 +134,16 @@ async def test_each_route_is_closed_to_whoever_does_not_have_its_permission(aske
             assert (answer.status_code, answer.text) == (401, "CSRF token missing or incorrect.")
 
 
+@pytest.mark.parametrize("name", ["evil.example", "localhost", "127.0.0.1:4443", "ctl-1.evil.example"])
+async def test_whatever_name_leads_here_who_shows_nothing_is_a_stranger(name: str) -> None:
+    async with afar("", host=name, origin=f"https://{name}") as client:
+        for asked in TABLE:
+            method, _, path = asked.partition(" ")
+            answer = await client.request(method, re.sub(r"{\w+(:path)?}", "x", path), json={})
+            assert (answer.status_code, answer.json()["code"]) == (401, "FL-LOGIN"), asked
+            assert not [header for header in answer.headers if header.startswith("access-control-")]
+
+
 class Told(Everything):
     """Knows the cluster."""
 
