@@ -119,6 +119,26 @@ def test_3b_a_token_for_automation_does_what_it_names_and_ends(office: Office) -
     assert token[-43:] not in office.controller.log
 
 
+def test_3c_the_command_line_uses_a_token_until_it_is_revoked(office: Office) -> None:
+    def login(text: str) -> Result:
+        return office.afar("login", office.url, "--ca", office.ca, "--token-file", "-", given=text, who="ci")
+
+    token = office.afar("user", "token", "add", "--scope", "node:read", "--days", "1").done().out.strip()
+    assert "admin" not in login(token).done().err
+    assert [node["name"] for node in office.afar("node", "list", "--json", who="ci").done().json] == ["ctl"]
+    office.afar("service", "list", who="ci").refused("FL-PERMISSION")
+    office.afar("user", "token", "list", who="ci").refused("FL-PERMISSION")
+    assert "good until" in office.afar("logout", who="ci").done().err
+    office.afar("logout", who="ci").refused("FL-CONTEXT")
+    login(token).done()
+    office.afar("user", "token", "revoke", token.split("_")[1]).done()
+    office.afar("node", "list", who="ci").refused("FL-LOGIN")
+    office.afar("logout", who="ci").done()
+    login(token).refused("FL-LOGIN")
+    assert not (office.home / "ci" / "fairlead" / "context.json").exists()
+    assert token[-43:] not in office.controller.log
+
+
 def test_4_attack_another_ca_is_not_believed_and_hears_no_password(office: Office, tmp_path: Path) -> None:
     with Site(tmp_path) as other:
         stranger = other.controller(password="another-cluster-entirely")

@@ -251,14 +251,17 @@ class Bundle(BaseModel):
     """A credential bundle, open, or sealed to who asked for it."""
 
 
-class Backup(Answer):
+class SealedBackup(Answer):
     """A backup."""
 
-    backup: str = Field(description="The sealed file, base64.")
+    backup: str = Field(description="The sealed file, base64: it is kept nowhere else.")
+    uuid: str = Field(description="Of its record.")
+    file_name: str
     time: str
     revision: int
     records: int
     checksum: str
+    sha256: str
 
 
 class Account(Answer):

@@ -9,7 +9,10 @@ Rules:
    the control socket that shows a session, or tries to, is that person's alone, as behind 443: it is made for somebody
    who came in over SSH, and nothing that goes wrong with his session gives him the rights of the process.
 3. A session's cookie alone changes nothing: any other page makes a browser send it. Whoever writes also shows the token
-   that belongs to the session, which that page cannot read; and a browser names where a write comes from: here.
+   that belongs to the session, which that page cannot read; and a browser names where a write comes from: here,
+   over TLS.
+   By which name we were asked for decides nothing: a browser shows a session's cookie under the name that it logged in
+   at, and under no other one that leads here (`docs/decisions/0019-any-host.md`).
 4. Errors are ``{"error", "code", "remedy"}``; nothing else, and never a traceback.
 """
 
@@ -18,7 +21,6 @@ import hmac
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
 import structlog
 from fastapi import APIRouter, Depends, FastAPI, Request
@@ -140,14 +142,18 @@ def session_secrets(request: Request) -> list[str]:
 
 
 def check_origin(request: Request) -> None:
-    """Refuse a write that a browser says comes from another site's page. Raises Refused FL-ORIGIN."""
-    origin = request.headers.get("origin")
-    try:
-        place = urlsplit(origin).netloc if origin is not None else None
-    except ValueError:
-        place = ""
-    if place is not None and place != request.headers.get("host"):
+    """Refuse a write that a browser says comes from another site's page. Raises Refused FL-ORIGIN.
+
+    A page that came from this very place without TLS is another site's: anybody on the way has written it.
+    """
+    here = _origin(f"https://{request.headers.get('host', '')}")
+    if any(_origin(origin) != here for origin in request.headers.getlist("origin")):
         raise Refused("FL-ORIGIN", "the request comes from a page of another site")
+
+
+def _origin(said: str) -> str:
+    """An origin without the port that goes without saying. Compared as a whole: what is none equals none."""
+    return said.lower().removesuffix(":443")
 
 
 def build(routers: Sequence[APIRouter], *, version: str, public: frozenset[str],

@@ -18,6 +18,7 @@ TOKEN_COLUMNS = ("id", "owner", "scope", "comment", "made", "expires")
 KEY_COLUMNS = ("fingerprint", "comment", "added")
 MOST_CA = 64 * 1024
 MOST_KEY = 16 * 1024
+MOST_TOKEN = 4096
 MOST_COMMENT = 64
 
 PasswordFile = Annotated[str | None, typer.Option(
@@ -50,24 +51,42 @@ def register(app: typer.Typer) -> None:
 def login(url: Annotated[str, typer.Argument(metavar="URL", help="A Controller, such as https://ctl-1.example.com.")],
           ca: Annotated[Path, typer.Option("--ca", help=(
               "The cluster's CA certificate, PEM: `fairlead cluster ca` on a Controller prints it."))],
-          user: Annotated[str, typer.Option("--user", help="As whom.")] = "admin",
-          password_file: PasswordFile = None) -> None:
+          user: Annotated[str | None, typer.Option("--user", help="As whom.", show_default="admin")] = None,
+          password_file: PasswordFile = None,
+          token_file: Annotated[str | None, typer.Option("--token-file", metavar="F", help=(
+              "Use the token for automation in this file (or -) in place of a session. The file is its owner's alone."
+          ))] = None) -> None:
     """Log in at a Controller: commands without a node of this machine are done there from now on."""
     from fairlead.client import afar
-    pem = read(str(ca), "CA certificate", MOST_CA).decode(errors="replace")
-    context = afar.Context(afar.origin(url), pem, user)
-    made = afar.Afar(context).log_in(_password(password_file))
+    from fairlead.users.apitokens import id_of
+    if token_file is not None and (user is not None or password_file is not None):
+        raise typer.BadParameter("a token says whose it is, and has no password",
+                                 param_hint="--token-file / --user / --password-file")
+    pem, where = read(str(ca), "CA certificate", MOST_CA).decode(errors="replace"), afar.origin(url)
+    if token_file is not None:
+        token = _token(token_file)
+        context = afar.Context(where, pem, f"token {id_of(token)}", token=token)
+        afar.Afar(context).try_token()
+        context.save(afar.place())
+        output.say(f"{context.user} is used at {where}")
+        return
+    made = afar.Afar(afar.Context(where, pem, user or "admin")).log_in(_password(password_file))
     made.save(afar.place())
-    output.say(f"{user} is logged in at {made.url}")
+    output.say(f"{made.user} is logged in at {made.url}")
 
 
 def logout() -> None:
-    """End the session of `login`, there and here."""
+    """End the session of `login`, there and here; a token is forgotten here, and stays good."""
     from fairlead.client import afar
     where = afar.place()
     context = afar.load(where)
     if context is None:
         raise OperatorError("FL-CONTEXT", "nobody is logged in", "`fairlead login URL`")
+    if context.token:
+        files.remove(where)
+        output.say(f"{context.user} is forgotten here; at {context.url} it is good until it expires, or is revoked: "
+                   f"`fairlead user token revoke {context.user.removeprefix('token ')}`")
+        return
     try:
         afar.Afar(context).log_out()
     finally:
@@ -187,6 +206,18 @@ def _password(file: str | None) -> str:
     if not sys.stdin.isatty():
         raise OperatorError("FL-PASSWORD", "there is no terminal to ask for the password", "give a --password-file")
     return str(typer.prompt("Password", hide_input=True, err=True))
+
+
+def _token(file: str) -> str:
+    """The token in *file*, which nobody else may read, or on standard input for ``-``. Raises OperatorError."""
+    if file == "-" and sys.stdin.isatty():
+        return str(typer.prompt("Token", hide_input=True, err=True)).strip()
+    if file == "-":
+        return read(file, "token file", MOST_TOKEN).decode(errors="replace").strip()
+    try:
+        return files.read_private(Path(file)).decode(errors="replace").strip()
+    except FileNotFoundError:
+        raise OperatorError("FL-FILE", f"the token file {file} is not there", "check the path") from None
 
 
 def _part(name: str) -> str:

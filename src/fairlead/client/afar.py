@@ -1,7 +1,8 @@
-"""The command line's way to a Controller from afar: the API on 443, in a session, to a certificate of the cluster's CA.
+"""The command line's way to a Controller from afar: the API on 443, to a certificate of the cluster's CA.
 
 What a log-in leaves is the *context*, a file of this user's, 0600: where the Controller is, the CA by which it is
-known, and the session. Nothing of the environment has a say, and there is no way around the CA.
+known, and the session, or in place of one a token for automation. Nothing of the environment has a
+say, and there is no way around the CA.
 """
 
 import json
@@ -14,7 +15,7 @@ from urllib.parse import urlsplit
 import httpx2
 
 from fairlead.base import files, strict
-from fairlead.base.errors import OperatorError
+from fairlead.base.errors import FairleadError, OperatorError
 from fairlead.client.api import HEADERS, Api, content, late
 from fairlead.pki.certificate import der_of
 from fairlead.pki.verify import client_context
@@ -25,14 +26,16 @@ _TIMEOUT_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """A session at a Controller."""
+    """By what commands are known at a Controller: a session, or a token."""
 
     url: str
     ca: str
     """PEM."""
     user: str
+    """Who logged in; of a token, which one."""
     session: str = field(default="", repr=False)
     csrf: str = field(default="", repr=False)
+    token: str = field(default="", repr=False)
 
     def save(self, path: Path) -> None:
         """Write it to *path*, 0600. Raises OperatorError."""
@@ -86,6 +89,14 @@ class Afar(Api):
             raise OperatorError("FL-DAEMON-ANSWER", "the answer brings no session", "see what listens there")
         return Context(self._context.url, self._context.ca, self._context.user, session, csrf)
 
+    def try_token(self) -> None:
+        """See that the token of the context is good. Raises what the Controller refuses: FL-LOGIN for a bad one."""
+        try:
+            content(self._request("GET", "/api/cluster/version"))
+        except FairleadError as error:
+            if error.code != "FL-PERMISSION":  # whose scope does not name that is known there all the same
+                raise
+
     def log_out(self) -> None:
         """End the session there."""
         content(self._request("POST", "/logout"))
@@ -94,8 +105,7 @@ class Afar(Api):
         return content(self._request(method, path, **sent))
 
     def _request(self, method: str, path: str, **sent: Any) -> httpx2.Response:
-        headers = HEADERS | {"cookie": f"sessionid={self._context.session}", "x-csrftoken": self._context.csrf
-                   } if self._context.session else HEADERS
+        headers = HEADERS | self._known_by()
         verify = client_context([der_of(self._context.ca.encode())])
         try:
             with httpx2.Client(transport=httpx2.HTTPTransport(verify=verify, trust_env=False), trust_env=False,
@@ -106,3 +116,9 @@ class Afar(Api):
                                 f"CA knows: {error}", "check the address, and that the CA is this cluster's") from error
         except httpx2.TransportError as error:
             raise late(error, _TIMEOUT_S) from error
+
+    def _known_by(self) -> dict[str, str]:
+        context = self._context
+        if context.token:
+            return {"authorization": f"Bearer {context.token}"}
+        return {"cookie": f"sessionid={context.session}", "x-csrftoken": context.csrf} if context.session else {}

@@ -114,8 +114,9 @@ class Settings:
 
 def shelf_for(store: Records, journal: Journal, cluster_uuid: str) -> Shelf:
     """The stored objects of all kinds that are stored."""
-    return Shelf(store, journal, [*configuration.BUILT, *fleet.BUILT, *accounts.BUILT, *securechannel.BUILT,
-                                  *certificates.BUILT, cluster.built(cluster.kind_of(cluster_uuid))])
+    return Shelf(store, journal, [*configuration.BUILT, *fleet.BUILT, *accounts.BUILT, *backup.BUILT,
+                                  *securechannel.BUILT, *certificates.BUILT,
+                                  cluster.built(cluster.kind_of(cluster_uuid))])
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,8 +167,8 @@ def routers(parts: Parts) -> Sequence[APIRouter]:
         parts.certificates, securechannel.Mappings(operations),
         securechannel.ChannelTokens(desk, shelved(securechannel.TOKEN)), securechannel.LocalIPs(operations),
         shelved(fleet.TENANT), clouds, groups, engines, accounts.Users(people), accounts.Roles(),
-        shelved(accounts.PROFILE), cluster.TheCluster(shelved(own), operations), later.Nothing(later.IMAGE),
-        later.Nothing(later.UPGRADE_STATUS))
+        shelved(accounts.PROFILE), cluster.TheCluster(shelved(own), operations), shelved(backup.BACKUP),
+        later.Nothing(later.IMAGE), later.Nothing(later.UPGRADE_STATUS))
     for source in sources:
         catalogue.add(source)
     settings = Settings(parts.shelf)

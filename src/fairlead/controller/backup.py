@@ -4,14 +4,19 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from fairlead.api.backup import Made
+from fairlead.api import backup as recorded
+from fairlead.api.backup import BACKUP, MOST_RECORDS, Made
 from fairlead.audit.record import Entry
+from fairlead.base.clock import rfc3339
 from fairlead.base.errors import Refused
 from fairlead.cluster import backup as backups
 from fairlead.cluster.backup import Backup
 from fairlead.enrol.trust import Trust
 from fairlead.keys.ssh import PrivateKey
-from fairlead.store.protocol import Compare, Listing, Operation, Outcome, StoreUnavailable
+from fairlead.keys.wire import sha256
+from fairlead.objects.model import Item
+from fairlead.objects.shelf import Shelf, new_uuid
+from fairlead.store.protocol import Listing, StoreUnavailable
 
 
 class Listed(Protocol):
@@ -26,14 +31,6 @@ class Listed(Protocol):
         ...
 
 
-class Journal(Protocol):
-    """The audit log."""
-
-    async def append_with(self, compare: list[Compare], then: list[Operation], entries: list[Entry]) -> Outcome:
-        """Record *entries*."""
-        ...
-
-
 class Keeping(Protocol):
     """Who has the cluster key."""
 
@@ -45,7 +42,8 @@ class Backups:
     """Makes them, on whichever Controller is asked."""
 
     store: Listed
-    audit: Journal
+    shelf: Shelf
+    """Has the records of them."""
     cluster: Keeping
     trust: Trust
     host_key: PrivateKey = field(repr=False)
@@ -67,7 +65,15 @@ class Backups:
             self.host_key.openssh(), self.user_key.openssh())
         sealed = await asyncio.to_thread(backups.seal_to, backup, key) if key else await asyncio.to_thread(
             backups.seal_under, backup, words)
-        await self.audit.append_with([], [], [Entry("backup.created", self.trust.node, by, {
-            "revision": backup.revision, "records": len(backup.records), "checksum": backup.checksum,
-            "sealed": f"to {recipient}" if key else "under a passphrase"})])
-        return Made(sealed, backup.time, backup.revision, len(backup.records), backup.checksum)
+        return Made(sealed, await self._record(backup, sealed, f"to {recipient}" if key else "under a passphrase", by))
+
+    async def _record(self, backup: Backup, file: bytes, how: str, by: str) -> Item:
+        """Keep that it was made, in one transaction with the audit record; before anybody has the file."""
+        when = rfc3339(backup.time)
+        record = Item(new_uuid(BACKUP), recorded.Backup(
+            file_name=f"backup_{backup.name}_{when.replace(':', '')}", timestamp=when, controller=backup.name,
+            made_by=by, sealed=how, size=len(file), sha256=sha256(file).hex(), checksum=backup.checksum,
+            revision=backup.revision, records=len(backup.records)))
+        return await self.shelf.put(BACKUP, record, Entry("backup.created", backup.name, by, {
+            "uuid": record.uuid, "revision": backup.revision, "records": len(backup.records),
+            "checksum": backup.checksum, "sealed": how}), last=MOST_RECORDS)

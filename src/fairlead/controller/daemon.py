@@ -241,7 +241,7 @@ class _Controller:
             app = application(Parts(
                 self.version, shelf, catalogue, certificates, cluster.signing, operations, desk, people,
                 people.tokens, keys, presentation,
-                Backups(store, audit, cluster.signing, trust, self.host_key, self.user_key), fleet, self.stop.set))
+                Backups(store, shelf, cluster.signing, trust, self.host_key, self.user_key), fleet, self.stop.set))
 
             tasks: list[asyncio.Task[None]] = []
 

@@ -161,10 +161,10 @@ class Shelf:
                         await asyncio.sleep(_AGAIN_S)
 
     async def put(self, kind: Kind, item: Item, entry: Entry, *, old: Item | None = None,
-                  compare: Sequence[Compare] = ()) -> Item:
+                  compare: Sequence[Compare] = (), last: int | None = None) -> Item:
         """Keep *item*, in place of *old*. Raises Refused FL-OBJECT-EXISTS, FL-OBJECT-STALE.
 
-        *compare*: what has to hold besides.
+        *compare*: what has to hold besides. *last*: how many of the kind are kept; for a new one the oldest go.
         """
         async with self._turn:
             for _ in range(TRIES):
@@ -173,14 +173,15 @@ class Shelf:
                        for one in self.all(kind.path) if item.name):
                     raise Refused("FL-OBJECT-EXISTS", f"{kind.title} {printable(item.name, 80)} already exists",
                                   "change that one, or choose another name")
-                if old is None and len(self.all(kind.path)) >= MOST_OBJECTS:
+                if old is None and last is None and len(self.all(kind.path)) >= MOST_OBJECTS:
                     raise Refused("FL-OBJECT-MANY", f"there are {MOST_OBJECTS} {kind.title} objects", "delete some")
                 now = self.one(kind.path, item.uuid)
                 if (now is None) != (old is None) or (old is not None and now != old):
                     raise stale(kind, item.uuid)
                 made = replace(item, modified=max(await self.store.now(), (old.modified if old else 0) + 1))
                 key = _key(kind.path, item.uuid)
-                then = [Put(key, _encode(kind, made)), Put(CHANGED, key.encode())]
+                then: list[Operation] = [Put(key, _encode(kind, made)), Put(CHANGED, key.encode())]
+                then += [Delete(_key(kind.path, one.uuid)) for one in self._before(kind, last)]
                 outcome = await self.audit.append_with([*compare, marker], then, [entry])
                 if outcome.succeeded:
                     await self.reached(outcome.revision)
@@ -216,6 +217,11 @@ class Shelf:
             return Absent(CHANGED)
         await self.reached(changed.revision)
         return Unchanged(CHANGED, changed.revision)
+
+    def _before(self, kind: Kind, last: int | None) -> Sequence[Item]:
+        """The oldest of a kind: those that are not among the *last* ones when one more comes."""
+        by_age = sorted(self.all(kind.path), key=lambda item: (item.modified, item.uuid)) if last is not None else []
+        return by_age[:max(0, len(by_age) + 1 - (last or 0))]
 
     def _clear(self) -> None:
         self._found.clear()

@@ -44,11 +44,20 @@ PREFIX = "flk1_"
 MOST = 100
 """Of one owner."""
 MOST_DAYS = 365
-NAMED_ONLY = frozenset(("backup:create", "bundle:write", "certificate:write", "cluster:certificate", "daemon:stop",
-                        "system:write", "user:write"))
+NAMED_ONLY = frozenset(("backup:create", "backup:write", "bundle:write", "certificate:write", "cluster:certificate",
+                        "daemon:stop", "system:write", "user:write"))
 NEVER = "session:own"
 """A token makes no tokens, and changes no password of its owner."""
 _TEXT = re.compile(r"flk1_([0-9a-f]{16})_([A-Za-z0-9_-]{43})")
+
+
+def id_of(text: str) -> str:
+    """The id of the token that is *text*, by its form. Raises Refused FL-API-TOKEN-FORMAT, in which it is not shown."""
+    parts = _TEXT.fullmatch(text)
+    if parts is None:
+        raise Refused("FL-API-TOKEN-FORMAT", "that is no token for automation",
+                      f"it begins with {PREFIX} and is one line, as `fairlead user token add` has printed it")
+    return parts[1]
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,10 @@ Role = Literal["admin", "operator", "viewer"]
 
 _VIEWER = frozenset(("certificate:read", "channel:read", "config:read", "fleet:read", "node:read", "service:read",
                      "session:own", "status:read", "system:read", "tenant:read", "token:read", "tunnel:read"))
-_OPERATOR = _VIEWER | {"audit:read", "bundle:write", "channel:write", "config:show", "config:write", "fleet:write",
-                       "node:write", "service:write", "token:write"}
-_ADMIN = _OPERATOR | {"backup:create", "certificate:write", "cluster:certificate", "daemon:stop", "status:write",
-                      "system:write", "tenant:write", "user:read", "user:write"}
+_OPERATOR = _VIEWER | {"audit:read", "backup:read", "bundle:write", "channel:write", "config:show", "config:write",
+                       "fleet:write", "node:write", "service:write", "token:write"}
+_ADMIN = _OPERATOR | {"backup:create", "backup:write", "certificate:write", "cluster:certificate", "daemon:stop",
+                      "status:write", "system:write", "tenant:write", "user:read", "user:write"}
 PERMISSIONS: dict[Role, frozenset[str]] = {"admin": _ADMIN, "operator": _OPERATOR, "viewer": _VIEWER}
 """An operator lets nodes in and out and declares services; who people are, and what opens the store, is the admin's."""
 

@@ -3,6 +3,7 @@
 import base64
 import os
 from collections.abc import Sequence
+from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 
 import httpx2
@@ -124,15 +125,55 @@ async def test_a_write_needs_the_token_of_its_own_session(app: FastAPI) -> None:
         assert (await client.delete("/api/node/x")).json()["code"] == "FL-TEST"
 
 
-@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://[", "", "https://ctl-1.evil.example", "https://ctl-1:444"])
+@pytest.mark.parametrize("origin", [
+    "https://evil.example", "null", "http://[", "", "https://ctl-1.evil.example", "https://ctl-1:444", "http://ctl-1",
+    "http://ctl-1:443", "https://evil.example@ctl-1", "https://ctl-1/", "ctl-1", "//ctl-1", "https://"])
 async def test_a_page_of_another_site_writes_nothing(app: FastAPI, people: People, origin: str) -> None:
     async with afar(app, "s-admin", origin=origin) as client:
         for path, body in (("/api/stop", None), ("/login", {"username": "a", "password": "right"}), ("/logout", None)):
             answer = await client.post(path, json=body)
             assert (answer.status_code, answer.json()["code"]) == (403, "FL-ORIGIN")
     assert (people.tried, people.ended) == ([], [])
-    async with afar(app, "s-admin", origin="https://ctl-1") as client:
-        assert (await client.post("/api/stop")).status_code == 200
+    for host, own in (("ctl-1", "https://ctl-1"), ("CTL-1:443", "https://ctl-1"), ("ctl-1:4443", "https://ctl-1:4443"),
+                      ("[2001:db8::1]:443", "https://[2001:db8::1]")):
+        async with afar(app, "s-admin", origin=own, host=host) as client:
+            assert (await client.post("/api/stop")).status_code == 200
+    async with afar(app, "s-admin") as client:
+        two = [("origin", "https://ctl-1"), ("origin", "https://evil.example")]
+        assert (await client.post("/api/stop", headers=two)).json()["code"] == "FL-ORIGIN"
+
+
+async def test_attack_a_name_that_is_made_to_lead_here_brings_no_session_along(app: FastAPI) -> None:
+    """By DNS, after its page was loaded: the browser asks us under that name, and has nothing of ours to show there."""
+    async with afar(app) as browser:
+        browser.cookies.jar.set_policy(DefaultCookiePolicy(  # RFC 6265's: without Domain, for that very name
+            strict_ns_domain=DefaultCookiePolicy.DomainStrictNonDomain))
+        at = "https://ctl-1.example.com"
+        assert (await browser.post(f"{at}/login", data={"username": "jane", "password": "right"},
+                                   headers={"origin": at})).status_code == 200
+        csrf = browser.cookies["csrftoken"]
+        assert (await browser.get(f"{at}/api/node")).json()["code"] == "FL-TEST"
+        for name in ("https://evil.example", "https://example.com", "https://a.ctl-1.example.com",
+                     "https://ctl-2.example.com"):
+            for method, path in (("GET", "/api/node"), ("DELETE", "/api/node/x"), ("POST", "/api/stop")):
+                answer = await browser.request(method, name + path, headers={"origin": name, "x-csrftoken": csrf})
+                assert (answer.status_code, answer.json()["code"]) == (401, "FL-LOGIN"), name
+        for name in ("https://evil.example", "https://a.ctl-1.example.com"):
+            answer = await browser.post(f"{at}/api/stop", headers={"origin": name, "x-csrftoken": csrf})
+            assert (answer.status_code, answer.json()["code"]) == (403, "FL-ORIGIN")
+
+
+@pytest.mark.parametrize("host", ["evil.example", "ctl-1.example.com", "example.com:443", "192.0.2.1"])
+async def test_cookies_are_of_the_name_that_was_asked_alone_whatever_it_is(app: FastAPI, host: str) -> None:
+    async with afar(app, "", host=host) as client:
+        answers = [await client.post("/login", data={"username": "jane", "password": "right"}),
+                   await client.post("/logout")]
+    lines = [line for answer in answers for line in answer.headers.get_list("set-cookie")]
+    assert len(lines) == 6
+    for line in lines:  # what the prefix __Host- would ask for
+        said = [part.strip().lower() for part in line.split(";")]
+        assert {"secure", "path=/", "samesite=strict"} <= set(said)
+        assert not [part for part in said if part.startswith("domain")]
 
 
 @pytest.mark.parametrize("form", [True, False])

@@ -53,7 +53,8 @@ KINDS: dict[str, tuple[str, Sequence[str]]] = {
     "sslkeyandcertificate": ("certificate", ALL), "securechannelmapping": ("channel", ALL[1:]),
     "securechannel": ("channel", ALL[1:]), "securechanneltoken": ("token", ("POST", "DELETE")),
     "securechannelavailablelocalips": ("channel", ()), "serviceengine": ("node", ("DELETE",)), "role": ("user", ()),
-    "useraccountprofile": ("system", ("PUT", "PATCH")), "image": ("status", ()), "upgradestatusinfo": ("status", ())}
+    "useraccountprofile": ("system", ("PUT", "PATCH")), "image": ("status", ()), "upgradestatusinfo": ("status", ()),
+    "backup": ("backup", ("DELETE",))}
 """What each kind's permissions begin with, and how its objects are changed."""
 SINGLE = {"systemconfiguration": ("system", "default"), "controllerproperties": ("system", "global"),
           "cluster": ("status", f"cluster-{CLUSTER}")}
@@ -134,6 +135,16 @@ async def test_each_route_is_closed_to_whoever_does_not_have_its_permission(aske
             async with afar("s-admin", **{"x-csrftoken": "x"}) as client:
                 answer = await client.request(method, place, json={})
             assert (answer.status_code, answer.text) == (401, "CSRF token missing or incorrect.")
+
+
+@pytest.mark.parametrize("name", ["evil.example", "localhost", "127.0.0.1:4443", "ctl-1.evil.example"])
+async def test_whatever_name_leads_here_who_shows_nothing_is_a_stranger(name: str) -> None:
+    async with afar("", host=name, origin=f"https://{name}") as client:
+        for asked in TABLE:
+            method, _, path = asked.partition(" ")
+            answer = await client.request(method, re.sub(r"{\w+(:path)?}", "x", path), json={})
+            assert (answer.status_code, answer.json()["code"]) == (401, "FL-LOGIN"), asked
+            assert not [header for header in answer.headers if header.startswith("access-control-")]
 
 
 class Told(Everything):

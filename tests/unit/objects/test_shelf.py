@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import pytest
 
 from fairlead.audit.log import AuditLog
+from fairlead.audit.record import Entry
 from fairlead.base.errors import FairleadError
 from fairlead.objects.catalogue import Catalogue
 from fairlead.objects.model import Item, Kind, Model, Ref
@@ -105,6 +106,19 @@ async def test_attack_another_controller_takes_the_name_meanwhile(room: Room) ->
     following = asyncio.create_task(other.follow())
     assert await refused(waiting) == "FL-OBJECT-EXISTS"
     following.cancel()
+
+
+async def test_of_a_kind_that_keeps_its_last_ones_the_oldest_go_also_when_two_controllers_write(room: Room) -> None:
+    other = Shelf(room.store, AuditLog(room.store, "ctl-2"), room.shelf.built)
+    await other.load()
+    following = asyncio.create_task(other.follow())
+    for n in range(5):
+        await asyncio.gather(*(shelf.put(THING, Item(f"thing-{n}{at}", Thing(name=f"{n}{at}")), Entry(
+            "made", "x", "jane"), last=4) for at, shelf in enumerate((room.shelf, other))))
+    following.cancel()
+    assert len((await room.store.list(OBJECTS)).records) == 4
+    await room.make("a")
+    assert len((await room.store.list(OBJECTS)).records) == 5, "others have no such bound"
 
 
 async def test_what_is_named_stays_and_what_was_there_first_too(room: Room) -> None:

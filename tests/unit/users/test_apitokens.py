@@ -57,8 +57,8 @@ async def test_a_token_may_what_it_names_and_its_owner_may_now(house: House) -> 
 async def test_a_star_is_not_everything_and_no_token_makes_tokens(house: House) -> None:
     _, text = await house.people.tokens.make("ci", ["*"], 90, "")
     assert (await house.may(text, "node:write")).startswith("ci (")
-    for permission in ("user:write", "daemon:stop", "backup:create", "cluster:certificate", "system:write",
-                       "certificate:write", "bundle:write", "session:own"):
+    for permission in ("user:write", "daemon:stop", "backup:create", "backup:write", "cluster:certificate",
+                       "system:write", "certificate:write", "bundle:write", "session:own"):
         assert await house.may(text, permission) == "FL-PERMISSION"
     _, named = await house.people.tokens.make("ci", ["user:write"], 90, "")
     assert (await house.may(named, "user:write")).startswith("ci (")
