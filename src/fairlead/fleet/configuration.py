@@ -122,6 +122,7 @@ class Configuration:
         """By the id of an engine: what it was last told."""
         self._held: dict[str, dict[str, Held]] = {}
         """By the id of an engine and the key of a document: what it last said."""
+        self._turn = asyncio.Lock()
         self._dirty = asyncio.Event()
         self._moved = asyncio.Event()
         """An engine has said something, or a document has changed."""
@@ -155,6 +156,12 @@ class Configuration:
         if check_who(target) == "controllers":
             raise Refused("FL-DOCUMENT-TARGET", "Controllers take no documents", "use engines, a label or a name")
         text = check(kind, body)
+        async with self._turn:  # so that we do not race ourselves for the count
+            return await self._put(kind, name, target=target, text=text, by=by, at_once=at_once,
+                                   most_failures=most_failures, revision=revision)
+
+    async def _put(self, kind: str, name: str, *, target: str, text: str, by: str, at_once: bool, most_failures: int,
+                   revision: int | None) -> Document:
         key = f"{DOCUMENTS}/{kind}/{name}"
         for _ in range(TRIES):
             count, stored = await self._store.get(COUNT), await self._store.get(key)

@@ -1,0 +1,138 @@
+"""Files of documents: where the settings say, whole or not at all, and nowhere a link leads."""
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fairlead.engine.drivers.files import FilesDriver
+from fairlead.engine.settings import Destination
+from fairlead.link.documents import check
+from tests.world import refusal
+
+
+class House:
+    def __init__(self, root: Path) -> None:
+        self.state, self.folder, self.log = root / "state", root / "etc", root / "log"
+        self.state.mkdir(mode=0o700)
+        self.folder.mkdir()
+        self.destinations = {"web": Destination(folder=str(self.folder))}
+        self.driver = FilesDriver(self.state, lambda: self.destinations)
+        self.held: dict[str, str] = {}
+
+    def guarded(self, pattern: str) -> None:
+        """The check insists on *pattern* in a.conf; the reload writes down what it found."""
+        self.destinations["web"] = Destination(
+            folder=str(self.folder), check=["grep", "-q", pattern, str(self.folder / "a.conf")],
+            reload=["sh", "-c", f"cat {self.folder}/a.conf >> {self.log}"])
+
+    async def put(self, name: str, destination: str = "web", **files: Any) -> None:
+        text = body(destination, {path.replace("_", "/") + ".conf": content for path, content in files.items()})
+        await self.driver.apply(name, text, self.held)
+        self.held[name] = text
+
+    def found(self) -> dict[str, str]:
+        return {str(path.relative_to(self.folder)): path.read_text()
+                for path in sorted(self.folder.rglob("*")) if path.is_file()}
+
+
+def body(destination: str, files: dict[str, str]) -> str:
+    return check("files", {"destination": destination,
+                           "files": [{"path": path, "content": content} for path, content in files.items()]})
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> House:
+    return House(tmp_path)
+
+
+async def test_files_come_change_and_go(house: House) -> None:
+    await house.put("one", a="1", sub_b="2")
+    assert house.found() == {"a.conf": "1", "sub/b.conf": "2"}
+    await house.put("one", a="3", c="4")
+    assert house.found() == {"a.conf": "3", "c.conf": "4"}, "what the new revision does not have is gone"
+    await house.driver.remove("one", house.held)
+    assert house.found() == {}
+
+
+async def test_without_a_destination_they_are_in_the_state_folder(house: House) -> None:
+    await house.put("one", destination="state", a="1")
+    assert (house.state / "files" / "a.conf").read_text() == "1"
+
+
+async def test_modes_and_bytes_are_as_said(house: House) -> None:
+    text = check("files", {"destination": "web", "files": [
+        {"path": "key", "content_base64": "AP8K", "mode": "0600"}, {"path": "run", "content": "", "mode": "0755"}]})
+    await house.driver.apply("one", text, {})
+    assert (house.folder / "key").read_bytes() == b"\x00\xff\n"
+    assert [stat.S_IMODE((house.folder / name).stat().st_mode) for name in ("key", "run")] == [0o600, 0o755]
+
+
+async def test_what_is_not_declared_is_refused(house: House) -> None:
+    assert await refusal(house.put("one", destination="etc", a="1")) == "FL-DRIVER-UNDECLARED"
+
+
+async def test_what_the_check_refuses_leaves_everything_as_it_was(house: House) -> None:
+    (house.folder / "b.conf").write_text("theirs")
+    house.guarded("good")
+    await house.put("one", a="good 1")
+    assert await refusal(house.put("one", a="bad", b="ours", new_c="x")) == "FL-DRIVER-PROGRAM"
+    assert house.found() == {"a.conf": "good 1", "b.conf": "theirs"}
+    assert house.log.read_text() == "good 1" * 2, "after it was put back, it was reloaded"
+
+
+async def test_what_the_reload_refuses_is_put_back(house: House) -> None:
+    house.destinations["web"] = Destination(folder=str(house.folder), reload=["grep", "-q", "1",
+                                                                              str(house.folder / "a.conf")])
+    await house.put("one", a="1")
+    assert await refusal(house.put("one", a="2")) == "FL-DRIVER-PROGRAM"
+    assert house.found() == {"a.conf": "1"}
+
+
+async def test_the_same_again_runs_nothing(house: House) -> None:
+    house.guarded("good")
+    await house.put("one", a="good")
+    await house.driver.restore(house.held)
+    assert house.log.read_text() == "good"
+    (house.folder / "a.conf").write_text("half written by who was killed")
+    await house.driver.restore(house.held)
+    assert house.log.read_text() == "good" * 2
+
+
+async def test_a_file_belongs_to_one_document(house: House) -> None:
+    await house.put("one", a="1")
+    assert await refusal(house.put("two", a="2")) == "FL-DRIVER-TAKEN"
+    assert house.found() == {"a.conf": "1"}
+
+
+async def test_a_document_that_moves_leaves_nothing_behind(house: House) -> None:
+    await house.put("one", a="1")
+    await house.put("one", destination="state", a="1")
+    assert house.found() == {}
+
+
+@pytest.mark.parametrize("kind", ["folder", "file", "pipe"])
+async def test_nothing_is_written_through_what_another_has_put_there(house: House, tmp_path: Path, kind: str) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "b.conf").write_text("safe")
+    if kind == "folder":
+        (house.folder / "sub").symlink_to(elsewhere)
+    elif kind == "file":
+        (house.folder / "sub").mkdir()
+        (house.folder / "sub" / "b.conf").symlink_to(elsewhere / "b.conf")
+    else:
+        (house.folder / "sub").mkdir()
+        os.mkfifo(house.folder / "sub" / "b.conf")
+    assert await refusal(house.put("one", sub_b="x")) == "FL-DRIVER-FILE"
+    assert (elsewhere / "b.conf").read_text() == "safe"
+
+
+async def test_a_refusal_in_the_middle_undoes_the_beginning(house: House) -> None:
+    (house.folder / "z").write_text("a file where a folder should be")
+    assert await refusal(house.put("one", a="1", z_b="2")) == "FL-DRIVER-FILE"
+    assert house.found() == {"z": "a file where a folder should be"}
+    assert json.loads(body("web", {"a": "1"}))["destination"] == "web"
