@@ -74,12 +74,13 @@ def demo(cluster: Annotated[bool, typer.Option("--cluster", help=(
 
 
 def _perform(report: "Report", stage: "Stage") -> None:
-    from fairlead.cli.demo import attacks, failures, work
+    from fairlead.cli.demo import attacks, failures, fleet, work
     if not report.check("controller", lambda: work.controller(stage)):
         return
     _one_by_one(report, stage, {
         "bundle": work.bundle, "environment": work.environment, "database": work.database,
-        "large file": work.large_file, "new service": work.new_service, "open ports": work.open_ports})
+        "large file": work.large_file, "new service": work.new_service, "open ports": work.open_ports,
+        "balancer": fleet.balancer})
     _side_by_side(report, stage, {
         "used token": attacks.used_token, "expired token": attacks.expired_token,
         "forbidden service": attacks.forbidden_service, "strange SSH users": attacks.strange_users,
