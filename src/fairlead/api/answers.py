@@ -70,7 +70,7 @@ class Status(BaseModel):
 
 
 class Node(BaseModel):
-    """A node. Engines have more fields: since, skew_s, problems, plan_revision."""
+    """A node. Engines have more fields: since, skew_s, drained, problems, plan_revision."""
 
     name: str
     role: str
@@ -84,6 +84,14 @@ class Node(BaseModel):
     labels: dict[str, str]
     software: str | None
     token: str | None
+
+
+class CommandDone(Answer):
+    """What an engine answers to a command."""
+
+    engine: str
+    command: str
+    result: Any
 
 
 class Removed(Answer):

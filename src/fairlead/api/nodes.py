@@ -36,6 +36,34 @@ class Managing(Protocol):
         ...
 
 
+    async def drain_node(self, name: str, by: str, *, drained: bool) -> None:
+        """Have nothing new begin at an engine, or again. Raises Refused."""
+        ...
+
+
+class Commanding(Protocol):
+    """Who asks engines to do something."""
+
+    async def run(self, name: str, word: str, deadline_s: float, by: str) -> dict[str, Any]:
+        """What the engine answers. Raises Refused, OperatorError."""
+        ...
+
+
+class Drain(BaseModel):
+    """The body of POST /api/node/NAME/drain."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    drained: bool = True
+
+
+class CommandWanted(BaseModel):
+    """The body of POST /api/node/NAME/command."""
+
+    model_config = ConfigDict(extra="forbid")
+    command: str = Field(max_length=32)
+    deadline_s: float = Field(default=10.0, gt=0, le=60)
+
+
 class Release(BaseModel):
     """The body of POST /api/node/NAME/release."""
 
@@ -66,7 +94,7 @@ def reading(cluster: Listing) -> APIRouter:
 
 
 def writing(cluster: Listing, managing: Managing) -> APIRouter:
-    """DELETE node/NAME; POST node/NAME/release, node/NAME/label."""
+    """DELETE node/NAME; POST node/NAME/release, node/NAME/label, node/NAME/drain."""
     router = APIRouter(tags=["Node"])
 
     @router.delete("/api/node/{name}", summary="Take a node out of the cluster", responses=answer(answers.Removed))
@@ -83,6 +111,24 @@ def writing(cluster: Listing, managing: Managing) -> APIRouter:
     async def label(name: str, body: Labels, caller: str = needs("node:write")) -> dict[str, Any]:
         await managing.label_node(name, body.labels, caller)
         return _named(cluster, name)
+
+    @router.post("/api/node/{name}/drain", summary="Have nothing new begin at an engine",
+                 responses=answer(answers.Node))
+    async def drain(name: str, body: Drain, caller: str = needs("node:write")) -> dict[str, Any]:
+        await managing.drain_node(name, caller, drained=body.drained)
+        return _named(cluster, name)
+
+    return router
+
+
+def commanding(engines: Commanding) -> APIRouter:
+    """POST node/NAME/command."""
+    router = APIRouter(tags=["Node"])
+
+    @router.post("/api/node/{name}/command", summary="Have an engine do something of the catalogue",
+                 responses=answer(answers.CommandDone))
+    async def command(name: str, body: CommandWanted, caller: str = needs("node:write")) -> dict[str, Any]:
+        return await engines.run(name, body.command, body.deadline_s, caller)
 
     return router
 

@@ -51,6 +51,8 @@ COMMANDS: Mapping[tuple[str, ...], Allowed] = {
     ("node", "remove"): _PLAIN,
     ("node", "release"): _of("--fingerprint"),
     ("node", "label"): _PLAIN,
+    ("node", "drain"): _of("--timeout", flags=["--undo", "--wait"]),
+    ("node", "command"): _of("--timeout"),
     ("cluster", "status"): _SHOWN,
     ("cluster", "ca"): _PLAIN,
     ("service", "add"): _of("--port", "--allow", "--node", "--role", "--target"),

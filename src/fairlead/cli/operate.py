@@ -1,6 +1,7 @@
 """Commands that operate a running node, through its control socket; and those that only read a file."""
 
 import json as encoding
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -22,6 +23,7 @@ TUNNEL_COLUMNS = ("peer", "kind", "direction", "user", "state", "since", "stream
                   "kex", "transport")
 MEMBER_COLUMNS = ("name", "role", "state", "internal_address", "address", "lag", "size", "version")
 MOST_EXPORT = 1 << 30
+LOOK_AGAIN_S = 0.25
 WITNESS_COLUMNS = ("name", "node", "seq", "state")
 AUDIT_COLUMNS = ("seq", "time", "event", "subject", "by", "details")
 
@@ -36,7 +38,8 @@ def register(app: typer.Typer) -> None:
                                                "show": bundle_show}),
             ("token", "One-time tokens.", {"list": token_list, "show": token_show, "revoke": token_revoke}),
             ("node", "Nodes of the cluster.", {"list": node_list, "show": node_show, "remove": node_remove,
-                                               "release": node_release, "label": node_label}),
+                                               "release": node_release, "label": node_label, "drain": node_drain,
+                                               "command": node_command}),
             ("cluster", "The Controllers of the cluster.", {
                 "status": cluster_status, "ca": cluster_ca, "client-certificate": rescue.client_certificate,
                 "recover": rescue.recover}),
@@ -244,6 +247,33 @@ def node_label(context: typer.Context, name: str,
 
 
 # -- services ---------------------------------------------------------------------------------------------------------
+
+def node_drain(context: typer.Context, name: str,
+               undo: Annotated[bool, typer.Option("--undo", help="Let things begin there again.")] = False,
+               wait: Annotated[bool, typer.Option("--wait", help="Return when its last stream has ended.")] = False,
+               timeout: Annotated[str, typer.Option(help="So long --wait waits.")] = "60s",
+               state: State = None) -> None:
+    """Have nothing new begin at an engine or from it; streams that are open go on."""
+    patience, api = seconds(timeout), client(context, state)
+    api.post(f"{_path('node', name)}/drain", {"drained": not undo})
+    end = time.monotonic() + patience
+    while wait and not undo and (streams := sum(
+            row["streams"] for row in api.get("/api/tunnel")["results"] if row["peer"] == name)):
+        if time.monotonic() > end:
+            raise OperatorError("FL-DRAIN-LATE", f"{name} has {streams} streams after {patience} seconds",
+                                "they go on; wait longer, or remove the node to cut them")
+        time.sleep(LOOK_AGAIN_S)
+    output.say(f"{name} is drained" if not undo else f"{name} is no longer drained")
+
+
+def node_command(context: typer.Context, name: str,
+                 command: Annotated[str, typer.Argument(help="status, reload, rotate-logs or diagnostics.")],
+                 timeout: Annotated[str, typer.Option(help="For the engine's answer.")] = "10s",
+                 state: State = None) -> None:
+    """Have an engine do something of a fixed catalogue; prints its answer as JSON."""
+    output.as_json(client(context, state).post(f"{_path('node', name)}/command", {
+        "command": command, "deadline_s": seconds(timeout)})["result"])
+
 
 def service_add(
         context: typer.Context, name: str,

@@ -49,6 +49,7 @@ from fairlead.enrol.redeem import GENERATION, Enrolment, Office
 from fairlead.enrol.trust import HOST_KEY, USER_KEY, Trust, load_key
 from fairlead.enrol.trust import load as load_trust
 from fairlead.fleet import commit
+from fairlead.fleet.commands import Commands as EngineCommands
 from fairlead.fleet.configuration import Configuration
 from fairlead.keys.replay import ReplayCache
 from fairlead.keys.ssh import PrivateKey, PublicKey
@@ -226,7 +227,9 @@ class _Controller:
                                   *mesh.problems, *cluster.problems])
             fleet = Configuration(store, audit, mesh.directory, mesh.sessions, generation=lambda: mesh.generation,
                                   leading=lambda: cluster.leading, fence=cluster.fence)
+            commands = EngineCommands(audit, mesh.directory, mesh.sessions)
             mesh.sessions.add(fleet)
+            mesh.sessions.add(commands)
             shelf = shelf_for(store, audit, str(trust.cluster_uuid))
             settings = Settings(shelf)
             people = People(store, audit, passwords, Sessions(store, settings.rules), self.refusals, settings.rules)
@@ -241,7 +244,8 @@ class _Controller:
             app = application(Parts(
                 self.version, shelf, catalogue, certificates, cluster.signing, operations, desk, people,
                 people.tokens, keys, presentation,
-                Backups(store, shelf, cluster.signing, trust, self.host_key, self.user_key), fleet, self.stop.set))
+                Backups(store, shelf, cluster.signing, trust, self.host_key, self.user_key), fleet, commands,
+                self.stop.set))
 
             tasks: list[asyncio.Task[None]] = []
 

@@ -130,6 +130,10 @@ class Operations:
         """Set labels. Raises Refused."""
         await self._registry.label(name, labels, by)
 
+    async def drain_node(self, name: str, by: str, *, drained: bool) -> None:
+        """Have nothing new begin at it, or again. Raises Refused."""
+        await self._registry.drain(name, by, drained=drained)
+
     # -- the same in the public model ---------------------------------------------------------------------------------
 
     def members(self) -> list[Member]:
@@ -245,6 +249,7 @@ class Operations:
             "labels": node.labels, "software": node.software, "token": node.token_id or None}
         if not here:
             shown |= {"since": rfc3339(standing.since) if standing.since else None, "skew_s": round(standing.skew_s, 3),
+                      "drained": node.drained,
                       "problems": list(standing.problems), "plan_revision": standing.acknowledged}
         return shown
 

@@ -26,6 +26,7 @@ from fairlead.base import configuration, descriptors, files, logs
 from fairlead.base.clock import SECOND, Clock
 from fairlead.base.errors import FairleadError, OperatorError
 from fairlead.base.service import notify, on_signals
+from fairlead.engine.commands import Commands, machine
 from fairlead.engine.documents import Documents
 from fairlead.engine.drivers.files import FilesDriver
 from fairlead.engine.drivers.haproxy import HaproxyDriver
@@ -119,6 +120,7 @@ class Engine:
     listeners: Listeners = field(init=False)
     witness_of: Witness = field(init=False)
     documents: Documents = field(init=False)
+    commands: Commands = field(init=False)
     _stop: asyncio.Event = field(default_factory=asyncio.Event)
     _offset: int = 0
     """Store time minus this machine's clock, microseconds."""
@@ -139,6 +141,8 @@ class Engine:
             "files": FilesDriver(self.state, lambda: self.settings.destinations),
             "haproxy": HaproxyDriver(self.state, lambda: self.settings.haproxy, self._place_of)},
             now=lambda: self.clock.now() + self._offset, record=self._record)
+        self.commands = Commands({"status": self._status, "reload": self._reloaded, "diagnostics": self._diagnostics},
+                                 self._record)
 
     def application(self) -> Any:
         """What the control socket serves."""
@@ -156,7 +160,7 @@ class Engine:
             background = [group.create_task(self.listeners.repair(), name="repair"),
                           group.create_task(self.supervisor.watch(), name="links"),
                           group.create_task(self.documents.work(), name="documents")]
-            on_signals(self._stop, self._reload)
+            on_signals(self._stop, self._hung_up)
             if self.plan is not None:
                 await self._apply(self.plan)
             self.supervisor.want(self._controllers())
@@ -381,14 +385,31 @@ class Engine:
         # a plan of an earlier life of this folder, in another cluster, is nobody's
         return plan if (plan.node, plan.internal_address) == (self.trust.node, self.trust.internal_address) else None
 
-    def _reload(self) -> None:
-        """SIGHUP: take the drivers' settings anew, try every document and every Controller again at once."""
+    async def _status(self) -> dict[str, Any]:
+        return Operations(self).status()
+
+    async def _reloaded(self) -> None:
+        self._reload()
+
+    async def _diagnostics(self) -> dict[str, Any]:
+        operations = Operations(self)
+        return {"status": operations.status(), "tunnels": operations.tunnels(), "services": operations.services(),
+                "hosts": operations.hosts(), "documents": [held.model_dump() for held in self.documents.held],
+                "machine": machine()}
+
+    def _hung_up(self) -> None:
+        """SIGHUP."""
         try:
-            settings = load_settings(self.state)
-            logs.start(self.trust.node, settings.log_level)
+            self._reload()
         except FairleadError as error:
             log.error("reload.refused", code=error.code, reason=error.message)
-            return
+
+    def _reload(self) -> None:
+        """Take the drivers' settings anew, try every document and every Controller again at once. Raises OperatorError:
+        then nothing has changed.
+        """
+        settings = load_settings(self.state)
+        logs.start(self.trust.node, settings.log_level)
         self.settings = self.settings.model_copy(update={"destinations": settings.destinations,
                                                          "haproxy": settings.haproxy})
         self.documents.again()

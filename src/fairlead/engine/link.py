@@ -5,20 +5,23 @@ that it claims about its sender.
 """
 
 import asyncio
+import contextlib
 import random
 import secrets
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any, Protocol
 
 import structlog
 
 from fairlead.base.clock import Clock
-from fairlead.base.errors import Refused
+from fairlead.base.errors import FairleadError, Refused
+from fairlead.engine.commands import Commands
 from fairlead.engine.documents import Documents
 from fairlead.link import frames
 from fairlead.link.messages import (
     KEEPS_HEADS,
     SUBSYSTEM,
+    TAKES_COMMANDS,
     TAKES_DOCUMENTS,
     VERSION,
     Acknowledge,
@@ -27,6 +30,7 @@ from fairlead.link.messages import (
     AuditHead,
     Body,
     BodyWanted,
+    Command,
     Draining,
     Frozen,
     Heads,
@@ -46,7 +50,7 @@ from fairlead.link.messages import (
 from fairlead.transport.channel import Channel
 from fairlead.transport.tunnel import Tunnel
 
-ABILITIES = (KEEPS_HEADS, TAKES_DOCUMENTS)
+ABILITIES = (KEEPS_HEADS, TAKES_DOCUMENTS, TAKES_COMMANDS)
 SILENT_HEARTBEATS = 4
 """A Controller that answers no heartbeat for this long is not there, whatever its TCP connection says."""
 
@@ -100,6 +104,11 @@ class Following(Protocol):
         """The configuration that Controllers assign."""
         ...
 
+    @property
+    def commands(self) -> Commands:
+        """What Controllers may ask for."""
+        ...
+
 
 class Link:
     """One node's links to its Controllers."""
@@ -138,12 +147,26 @@ class _Conversation:
         self._every = asyncio.get_running_loop().create_future()
         self._unanswered = 0
         self._fetching: dict[str, asyncio.Future[str]] = {}
+        self._running: set[asyncio.Task[None]] = set()
 
     def ended(self) -> None:
         """Nothing more comes."""
         self._engine.documents.left(self)
         for waiting in self._fetching.values():
             waiting.cancel()
+        for task in list(self._running):
+            task.cancel()
+
+    async def _run(self, command: Command) -> None:
+        outcome = await self._engine.commands.run(command, self._controller.name)
+        with contextlib.suppress(FairleadError):  # the link has ended
+            await _say(self._channel, outcome)
+
+    def _work(self, work: Coroutine[Any, Any, None]) -> None:
+        """Beside the conversation, and no longer than it."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
 
     async def fetch(self, wanted: str) -> str:
         """The body of a document's digest; see `engine.documents.Source`."""
@@ -206,6 +229,8 @@ class _Conversation:
             case Body(digest=digest, body=body):
                 if (waiting := self._fetching.get(digest)) is not None and not waiting.done():
                     waiting.set_result(body)
+            case Command() as command:
+                self._work(self._run(command))
             case StreamsWanted():
                 self._engine.open_streams(self._controller)
             case Removed():

@@ -20,6 +20,9 @@ KEEPS_HEADS = "heads/1"
 none, since it would not understand; a Controller that does not look for it never asks."""
 TAKES_DOCUMENTS = "documents/1"
 """The same of configuration documents."""
+TAKES_COMMANDS = "commands/1"
+MOST_RESULT = 1024 * 1024
+"""Characters of what a command brings."""
 MOST_HEADS = 512
 """That an engine tells: fewer than it keeps, of a cluster that makes all it can."""
 
@@ -255,9 +258,30 @@ class Holding(_Message):
     documents: Annotated[list[Held], Field(max_length=2 * MOST_DOCUMENTS)]
 
 
-AnyFromEngine = Hello | Acknowledge | Heartbeat | Heads | BodyWanted | Holding
+class Command(_Message):
+    """Controller: do this, within so many seconds, and say how it went."""
+
+    kind: Literal["command"] = "command"
+    number: Count
+    command: str = Field(max_length=32)
+    deadline_s: float = Field(gt=0, le=600)
+
+
+class Outcome(_Message):
+    """Engine: to the command of that *number*."""
+
+    kind: Literal["outcome"] = "outcome"
+    number: Count
+    code: str = Field(max_length=64)
+    """Empty: it is done."""
+    words: str = Field(max_length=1000)
+    result: str = Field(max_length=MOST_RESULT)
+    """JSON."""
+
+
+AnyFromEngine = Hello | Acknowledge | Heartbeat | Heads | BodyWanted | Holding | Outcome
 AnyFromController = (Welcome | NewPlan | Heartbeat | StreamsWanted | Removed | Frozen | Draining | AuditHead
-                     | HeadsWanted | Assignment | Body)
+                     | HeadsWanted | Assignment | Body | Command)
 FromEngine = Annotated[AnyFromEngine, Field(discriminator="kind")]
 FromController = Annotated[AnyFromController, Field(discriminator="kind")]
 

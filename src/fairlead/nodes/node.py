@@ -49,6 +49,8 @@ class Node:
     cloud: str = ""
     """The uuid of the cloud that its token was made for; empty: the default one."""
     tenant: str = ""
+    drained: bool = False
+    """Nothing new begins at it or from it; what is there goes on."""
 
     @property
     def learning(self) -> bool:

@@ -57,6 +57,8 @@ def refusal(node: Node, owner: Node, service: Service) -> str | None:
     for party in (node, owner):
         if party.state != "up" and not (party.learning and service == STORE_PEERS):
             return f"{party.name} is {party.state}"
+        if party.drained:
+            return f"{party.name} is drained"
     if not owns(owner, service):
         return f"{owner.name} does not own {service.name}"
     if node.id == owner.id:

@@ -154,6 +154,20 @@ class Registry:
                 return new
         raise _busy()
 
+    async def drain(self, name: str, by: str, *, drained: bool) -> Node:
+        """Have nothing new begin at an engine or from it, or again. Raises Refused."""
+        for _ in range(TRIES):
+            node, stored = await self._read(name)
+            if node.role != "engine":
+                raise Refused("FL-NODE-CONTROLLER", f"{name} is a Controller", "stop its daemon: it drains by itself")
+            if node.drained == drained:
+                return node
+            entry = Entry("node.drained" if drained else "node.undrained", node.name, by, {})
+            new = replace(node, drained=drained)
+            if await self._do([Unchanged(stored.key, stored.revision)], [Put(stored.key, encode(new))], entry):
+                return new
+        raise _busy()
+
     async def announce(self, node_id: str, endpoint: Endpoint, by: str) -> None:
         """A Controller is found at another address from now on. Raises Refused."""
         for _ in range(TRIES):

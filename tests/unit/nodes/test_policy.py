@@ -50,6 +50,16 @@ def test_nobody_is_allowed_by_default() -> None:
                 assert refusal(who, owner, service("db", owner.name, 1)) is not None
 
 
+def test_at_a_drained_engine_and_from_it_nothing_begins() -> None:
+    ours, theirs = service("db", CTL_1.name, 1, "engines"), service("app", SE_1.name, 2, "controllers")
+    drained = replace(SE_1, drained=True)
+    assert [reach.service for reach in reachable(SE_1, NODES, [ours, theirs])] == [ours]
+    assert list(reachable(drained, NODES, [ours, theirs])) == []
+    assert refusal(CTL_1, SE_1, theirs) is None
+    assert "drained" in str(refusal(CTL_1, drained, theirs))
+    assert owns(drained, theirs), "what is open goes on"
+
+
 @pytest.mark.parametrize("state", ["joining", "frozen", "removed"])
 def test_only_who_is_up_owns_or_reaches(state: State) -> None:
     for role, owner_role in (("engine", "controller"), ("controller", "engine")):

@@ -80,6 +80,14 @@ async def test_a_controller_that_froze_before_its_admission_is_released_into_wai
     assert world.directory.nodes[core.node_id].state == "joining"
 
 
+async def test_an_engine_is_drained_and_not_a_controller(world: World) -> None:
+    await world.join("se-1")
+    assert (await world.registry.drain("se-1", "admin", drained=True)).drained
+    assert (await world.registry.drain("se-1", "admin", drained=True)).drained
+    assert not (await world.registry.drain("se-1", "admin", drained=False)).drained
+    assert await refusal(world.registry.drain("ctl-1", "admin", drained=True)) == "FL-NODE-CONTROLLER"
+
+
 async def test_labels(world: World) -> None:
     await world.join("se-1")
     assert (await world.registry.label("se-1", ["site=lab", "rack=1"], "admin")).labels == {"rack": "1", "site": "lab"}
