@@ -94,6 +94,13 @@ class CommandDone(Answer):
     result: Any
 
 
+class LogPage(Answer):
+    """Lines of an engine's logs, and the place where the next ones begin."""
+
+    text: str
+    place: str
+
+
 class Removed(Answer):
     """What is no more."""
 

@@ -6,6 +6,7 @@ same way, so that nothing is ever printed beside the log.
 
 import logging
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import structlog
@@ -13,8 +14,9 @@ import structlog
 LEVELS = ("debug", "info", "warning", "error")
 
 
-def start(node: str, level: str = "info", *, terminal: bool | None = None) -> None:
-    """Send everything to standard error from now on. *node* stands in every record."""
+def start(node: str, level: str = "info", *, terminal: bool | None = None,
+          also: Callable[[str], None] | None = None) -> None:
+    """Send everything to standard error from now on. *node* stands in every record. *also*: is given each as JSON."""
     shown = sys.stderr.isatty() if terminal is None else terminal
     # plain tracebacks: the pretty ones print local variables, and a secret may be one
     render: list[Any] = [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)] if shown \
@@ -24,6 +26,7 @@ def start(node: str, level: str = "info", *, terminal: bool | None = None) -> No
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", key="time"),
         _named(node),
+        *([_copied(also)] if also is not None else []),
     ]
     structlog.configure(
         processors=[*shared, *render],
@@ -35,6 +38,16 @@ def start(node: str, level: str = "info", *, terminal: bool | None = None) -> No
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
+
+
+def _copied(also: Callable[[str], None]) -> Any:
+    whole = structlog.processors.JSONRenderer()
+
+    def copy(logger: Any, name: str, record: dict[str, Any]) -> dict[str, Any]:
+        kept = {key: value for key, value in record.items() if not key.startswith("_")}
+        also(str(whole(logger, name, structlog.processors.format_exc_info(logger, name, kept))))
+        return record
+    return copy
 
 
 def _named(node: str) -> Any:

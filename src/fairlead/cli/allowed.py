@@ -58,6 +58,7 @@ COMMANDS: Mapping[tuple[str, ...], Allowed] = {
     ("service", "add"): _of("--port", "--allow", "--node", "--role", "--target"),
     ("service", "list"): _SHOWN,
     ("service", "remove"): _PLAIN,
+    ("logs", "pull"): _of("--place", "--timeout", flags=["--stored"]),
     ("config", "put"): _of("--target", "--most-failures", "--revision", "--timeout",
                           flags=["--at-once", "--wait", "--json"], piped_at=2),
     ("config", "get"): _SHOWN,

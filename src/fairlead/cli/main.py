@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from fairlead.base.errors import FairleadError
-from fairlead.cli import certificates, configuration, daemons, operate, output, people
+from fairlead.cli import certificates, daemons, fleet, operate, output, people
 from fairlead.cli.bench import command as bench
 from fairlead.cli.demo import command as demo
 from fairlead.cli.options import DEFAULT_STATE, STATE_VARIABLE
@@ -32,7 +32,7 @@ def application() -> typer.Typer:
     operate.register(app)
     people.register(app)
     certificates.register(app)
-    configuration.register(app)
+    fleet.register(app)
     demo.register(app)
     bench.register(app)
     return app

@@ -20,6 +20,7 @@ from fairlead.api import (
     fleet,
     keys,
     later,
+    logs,
     mesh,
     nodes,
     objects,
@@ -137,6 +138,7 @@ class Parts:
     backups: Saving
     configuration: documents.Configuring
     commands: nodes.Commanding
+    logs: logs.Reading
     stop: Callable[[], None]
 
 
@@ -183,7 +185,7 @@ def routers(parts: Parts) -> Sequence[APIRouter]:
             lambda: settings.rules().longest),
         users.routes(people), keys.routes(parts.keys),
         apitokens.routes(parts.tokens), enrolment.routes(desk, operations), nodes.reading(operations),
-        nodes.writing(operations, operations), nodes.commanding(parts.commands),
+        nodes.writing(operations, operations), nodes.commanding(parts.commands), logs.routes(parts.logs),
         services.reading(operations), services.writing(operations),
         documents.routes(parts.configuration), mesh.routes(operations), audit.routes(operations),
         backup.routes(parts.backups),

@@ -51,9 +51,11 @@ from fairlead.enrol.trust import load as load_trust
 from fairlead.fleet import commit
 from fairlead.fleet.commands import Commands as EngineCommands
 from fairlead.fleet.configuration import Configuration
+from fairlead.fleet.logs import Logs
 from fairlead.keys.replay import ReplayCache
 from fairlead.keys.ssh import PrivateKey, PublicKey
 from fairlead.keys.wire import from_b64
+from fairlead.link.logs import SUBSYSTEM as LOGS
 from fairlead.link.messages import PlanController
 from fairlead.nodes.directory import Directory
 from fairlead.nodes.node import Node
@@ -230,6 +232,8 @@ class _Controller:
             commands = EngineCommands(audit, mesh.directory, mesh.sessions)
             mesh.sessions.add(fleet)
             mesh.sessions.add(commands)
+            logs_of_engines = Logs(self.state, mesh.directory)
+            mesh.sessions.offer(LOGS, logs_of_engines.serve)
             shelf = shelf_for(store, audit, str(trust.cluster_uuid))
             settings = Settings(shelf)
             people = People(store, audit, passwords, Sessions(store, settings.rules), self.refusals, settings.rules)
@@ -245,7 +249,7 @@ class _Controller:
                 self.version, shelf, catalogue, certificates, cluster.signing, operations, desk, people,
                 people.tokens, keys, presentation,
                 Backups(store, shelf, cluster.signing, trust, self.host_key, self.user_key), fleet, commands,
-                self.stop.set))
+                logs_of_engines, self.stop.set))
 
             tasks: list[asyncio.Task[None]] = []
 
@@ -257,6 +261,7 @@ class _Controller:
                 await self._find_store(cluster, desk, store)
                 await self._insist(lambda: self._read(store, mesh, registry))
                 await self._insist(shelf.load)
+                await logs_of_engines.forget()
                 begin(objects=shelf.follow(), directory=mesh.directory.follow(), tokens=enrolment.follow(),
                       plans=mesh.sessions.push(), documents=fleet.push(), rollouts=fleet.drive(),
                       heads=witnessing.show(), witness=witnessing.ask(),

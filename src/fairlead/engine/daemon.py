@@ -33,6 +33,9 @@ from fairlead.engine.drivers.haproxy import HaproxyDriver
 from fairlead.engine.link import Link
 from fairlead.engine.operations import Operations
 from fairlead.engine.settings import EngineSettings
+from fairlead.engine.spool import FOLDER as SPOOL
+from fairlead.engine.spool import Spool
+from fairlead.engine.upload import Upload
 from fairlead.enrol import signed
 from fairlead.enrol.exchange import Core, CoreController
 from fairlead.enrol.trust import HOST_KEY, USER_KEY, Trust, load_key
@@ -79,7 +82,9 @@ async def run(state: Path, version: str, clock: Clock) -> None:
     try:
         journal = Journal.open(state / AUDIT, trust.node, clock)
         way = choose(os.environ)
-        engine = Engine(state, version, clock, settings, trust, user_key, host_key, journal, way)
+        spool = Spool(state / SPOOL)
+        logs.start(trust.node, settings.log_level, also=spool.append)
+        engine = Engine(state, version, clock, settings, trust, user_key, host_key, journal, way, spool)
         listener = await serve(engine.application(), [control], presented=None,
                                limits=Limits(keep_alive=True, body_bytes=1024 * 1024), admission=None)
         try:
@@ -88,6 +93,7 @@ async def run(state: Path, version: str, clock: Clock) -> None:
             await listener.close(0.5)
             way.close()
             journal.close()
+            spool.close()
     finally:
         control.close()
         files.remove(state / SOCKET)
@@ -114,6 +120,7 @@ class Engine:
     host_key: PrivateKey
     journal: Journal
     way: Way
+    spool: Spool
     plan: Plan | None = None
     standing: str = "up"
     supervisor: Supervisor = field(init=False)
@@ -121,6 +128,7 @@ class Engine:
     witness_of: Witness = field(init=False)
     documents: Documents = field(init=False)
     commands: Commands = field(init=False)
+    upload: Upload = field(init=False)
     _stop: asyncio.Event = field(default_factory=asyncio.Event)
     _offset: int = 0
     """Store time minus this machine's clock, microseconds."""
@@ -141,8 +149,9 @@ class Engine:
             "files": FilesDriver(self.state, lambda: self.settings.destinations),
             "haproxy": HaproxyDriver(self.state, lambda: self.settings.haproxy, self._place_of)},
             now=lambda: self.clock.now() + self._offset, record=self._record)
-        self.commands = Commands({"status": self._status, "reload": self._reloaded, "diagnostics": self._diagnostics},
-                                 self._record)
+        self.commands = Commands({"status": self._status, "reload": self._reloaded, "diagnostics": self._diagnostics,
+                                  "rotate-logs": self._rotated}, self._record)
+        self.upload = Upload(self.spool, self.supervisor)
 
     def application(self) -> Any:
         """What the control socket serves."""
@@ -159,7 +168,8 @@ class Engine:
         async with asyncio.TaskGroup() as group:
             background = [group.create_task(self.listeners.repair(), name="repair"),
                           group.create_task(self.supervisor.watch(), name="links"),
-                          group.create_task(self.documents.work(), name="documents")]
+                          group.create_task(self.documents.work(), name="documents"),
+                          group.create_task(self.upload.run(), name="logs")]
             on_signals(self._stop, self._hung_up)
             if self.plan is not None:
                 await self._apply(self.plan)
@@ -391,6 +401,10 @@ class Engine:
     async def _reloaded(self) -> None:
         self._reload()
 
+    async def _rotated(self) -> dict[str, Any]:
+        self.spool.roll()
+        return {"spool": self.spool.id, "offset": await self.upload.flush()}
+
     async def _diagnostics(self) -> dict[str, Any]:
         operations = Operations(self)
         return {"status": operations.status(), "tunnels": operations.tunnels(), "services": operations.services(),
@@ -409,7 +423,7 @@ class Engine:
         then nothing has changed.
         """
         settings = load_settings(self.state)
-        logs.start(self.trust.node, settings.log_level)
+        logs.start(self.trust.node, settings.log_level, also=self.spool.append)
         self.settings = self.settings.model_copy(update={"destinations": settings.destinations,
                                                          "haproxy": settings.haproxy})
         self.documents.again()

@@ -163,6 +163,7 @@ class Sessions:
         """Where this Controller's audit log ends, for the engines to keep."""
         self._questions = 0
         self._subjects: list[Subject] = []
+        self._offered: dict[str, Converse] = {}
         self._ending = False
         self._farewells: set[asyncio.Task[None]] = set()
         directory.listen(self._changed)
@@ -174,6 +175,10 @@ class Sessions:
         """
         self._generation, self._epoch = generation, max(self._epoch, first_epoch)
         self._dirty.set()
+
+    def offer(self, subsystem: str, serve: Converse) -> None:
+        """Serve engines a *subsystem* of their stream connections."""
+        self._offered[subsystem] = serve
 
     def add(self, subject: Subject) -> None:
         """From now on it is spoken of, too."""
@@ -301,6 +306,9 @@ class Sessions:
             return (lambda channel: converse(tunnel.peer, channel)) if converse else None
         if name == SUBSYSTEM and tunnel.peer.standing == "active" and tunnel.peer.role == "engine":
             return lambda channel: self._link(tunnel, channel)
+        offered = self._offered.get(name)
+        if offered and tunnel.peer.standing == "active" and tunnel.peer.role == "engine" and not self.is_link(tunnel):
+            return lambda channel: offered(tunnel.peer, channel)
         return None
 
     # -- streams to engines -------------------------------------------------------------------------------------------

@@ -91,6 +91,14 @@ class Supervisor:
         """Whether any Controller has a link with us."""
         return any(r.state == "up" for r in self._routes.values())
 
+    def streams(self) -> list[str]:
+        """The Controllers to which a stream connection is open, by name."""
+        return [name for name, r in sorted(self._routes.items()) if r.stream and not r.stream.closed.is_set()]
+
+    def controllers(self) -> list[str]:
+        """Those to which there is a link."""
+        return [name for name, r in sorted(self._routes.items()) if r.state == "up"]
+
     def ready(self, owner: str, address: str, port: int) -> Tunnel | None:  # noqa: ARG002 - Carriers
         """The stream connection to the Controller *owner*, if it is open."""
         route = self._routes.get(owner)

@@ -8,7 +8,7 @@ Role = Literal["admin", "operator", "viewer"]
 _VIEWER = frozenset(("certificate:read", "channel:read", "config:read", "fleet:read", "node:read", "service:read",
                      "session:own", "status:read", "system:read", "tenant:read", "token:read", "tunnel:read"))
 _OPERATOR = _VIEWER | {"audit:read", "backup:read", "bundle:write", "channel:write", "config:show", "config:write",
-                       "fleet:write", "node:write", "service:write", "token:write"}
+                       "fleet:write", "log:read", "node:write", "service:write", "token:write"}
 _ADMIN = _OPERATOR | {"backup:create", "backup:write", "certificate:write", "cluster:certificate", "daemon:stop",
                       "status:write", "system:write", "tenant:write", "user:read", "user:write"}
 PERMISSIONS: dict[Role, frozenset[str]] = {"admin": _ADMIN, "operator": _OPERATOR, "viewer": _VIEWER}

@@ -30,6 +30,7 @@ OWN = {
     "DELETE /api/config/{kind}/{name}": "config:write",
     "GET /api/hosts": "node:read", "GET /api/node": "node:read", "GET /api/node/{name}": "node:read",
     "DELETE /api/node/{name}": "node:write", "POST /api/node/{name}/label": "node:write",
+    "GET /api/node/{name}/logs": "log:read",
     "POST /api/node/{name}/drain": "node:write", "POST /api/node/{name}/command": "node:write",
     "POST /api/node/{name}/release": "node:write", "GET /api/policy": "service:read",
     "GET /api/openapi.json": "status:read",

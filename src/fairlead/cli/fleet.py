@@ -1,8 +1,11 @@
-"""``fairlead config``: what engines are told to run, and who does."""
+"""``fairlead config`` and ``fairlead logs``: what engines are told to run, who does, and what they say."""
 
+import contextlib
 import json as encoding
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
@@ -24,6 +27,9 @@ def register(app: typer.Typer) -> None:
     for name, function in {"put": put, "get": get, "list": every, "status": status, "delete": delete}.items():
         group.command(name)(cast("Callable[..., None]", function))
     app.add_typer(group, name="config")
+    group = typer.Typer(no_args_is_help=True, help="Logs of engines.")
+    group.command("pull")(pull)
+    app.add_typer(group, name="logs")
 
 
 def put(context: typer.Context, kind: str, name: str,
@@ -122,6 +128,39 @@ def delete(context: typer.Context, kind: str, name: str, state: State = None) ->
     """Take a document back: its engines undo it."""
     client(context, state).delete(_path(kind, name))
     output.say(f"{kind}/{name} is no more")
+
+
+def pull(context: typer.Context, engine: str,
+         out: Annotated[Path | None, typer.Option("--output", help="File to append to, mode 0600; else standard "
+                                                                   "output.")] = None,
+         place: Annotated[str, typer.Option(help="Begin where an earlier pull has ended.")] = "",
+         stored: Annotated[bool, typer.Option("--stored", help="Only what is at the Controller already.")] = False,
+         timeout: Annotated[str, typer.Option(help="For the engine to bring the rest.")] = "30s",
+         state: State = None) -> None:
+    """An engine's logs, the oldest first, one JSON object a line; says at the end where the next ones begin."""
+    from fairlead.nodes.name import check_name
+    api, path = client(context, state), f"/api/node/{check_name(engine)}"
+    if not stored:
+        api.post(f"{path}/command", {"command": "rotate-logs", "deadline_s": seconds(timeout)})
+    with _written(out) as write:
+        while (page := api.get(f"{path}/logs", place=place))["text"]:
+            write(page["text"])
+            place = page["place"]
+    output.say(f"the next lines begin at {place}" if place else f"{engine} has brought no logs yet")
+
+
+@contextlib.contextmanager
+def _written(out: Path | None) -> Iterator[Callable[[str], None]]:
+    """Where lines go: to a file as they are, to a terminal without what would move its cursor."""
+    if out is None:
+        yield output.text
+        return
+    try:
+        handle = os.open(out, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise OperatorError("FL-FILE", f"{out} cannot be written: {error.strerror}", "choose another file") from None
+    with os.fdopen(handle, "w", encoding="utf-8", errors="replace") as file:
+        yield lambda text: print(text, end="", file=file)
 
 
 def _path(kind: str, name: str) -> str:

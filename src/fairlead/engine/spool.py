@@ -1,0 +1,165 @@
+"""What an engine has logged and no Controller has yet: on its disk, within a bound, found again after a restart.
+
+Rules, and the fault that each stops:
+
+1. A line that is logged is in a file at once; a crash of the process loses none. (A power cut may lose the last ones:
+   logs are not worth a sync each.)
+2. The spool has a bound. When it is full, the oldest part goes, and a line says how much; logging never stops the
+   engine, and never fills its disk. A disk that is full of other things costs lines, which are counted and told of.
+3. Offsets count all bytes there ever were: what goes and what is dropped moves nothing else.
+
+A part is a file, named by the offset at which it begins.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import secrets
+import threading
+from pathlib import Path
+
+from fairlead.base import files
+
+FOLDER = "spool"
+PART_BYTES = 4 * 1024 * 1024
+MOST_BYTES = 256 * 1024 * 1024
+_ID = "id"
+_SETTLED = "settled"
+
+
+class Spool:
+    """Lines go in at its end, from any thread; bytes are read from anywhere; what is settled goes at its beginning."""
+
+    def __init__(self, folder: Path, *, most_bytes: int = MOST_BYTES, part_bytes: int = PART_BYTES) -> None:
+        """Opens or makes it. Raises OperatorError."""
+        self._folder = folder
+        self._most = most_bytes
+        self._part = part_bytes
+        self._turn = threading.Lock()
+        self._lost = 0
+        """Lines that the disk refused."""
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._file = -1
+        self.news = asyncio.Event()
+        """There is more than before; whoever waits for it clears it."""
+        files.make_private_folder(folder)
+        try:
+            self.id = files.read_private(folder / _ID).decode()
+        except FileNotFoundError:
+            self.id = secrets.token_hex(16)
+            for path in folder.glob("*.log"):  # of another life, before its id was lost
+                path.unlink()
+            files.write_private(folder / _ID, self.id.encode())
+        self._parts = sorted((int(path.stem), path.stat().st_size) for path in folder.glob("*.log")
+                             if path.stem.isdigit())
+        self.end = sum(self._parts[-1]) if self._parts else self._settled()
+        self.settled = min(max(self._settled(), self.begin), self.end)
+        """Up to where a Controller has all on its disk."""
+
+    @property
+    def begin(self) -> int:
+        """The offset of the oldest byte that is still here."""
+        return self._parts[0][0] if self._parts else self.end
+
+    @property
+    def pending(self) -> int:
+        """Bytes that no Controller has."""
+        return self.end - max(self.settled, self.begin)
+
+    def close(self) -> None:
+        """Write nothing more."""
+        with self._turn:
+            self._shut()
+
+    def append(self, line: str) -> None:
+        """One line. Never raises: what the disk refuses is counted, and told of when it takes lines again."""
+        with self._turn:
+            try:
+                if self._lost:
+                    self._write(json.dumps({"event": "spool.lost", "level": "warning", "lines": self._lost}))
+                    self._lost = 0
+                self._write(line)
+            except OSError:
+                self._lost += 1
+        loop = self._loop
+        if loop is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(self.news.set)
+
+    def wake(self, loop: asyncio.AbstractEventLoop) -> None:
+        """From now on, set `news` there."""
+        self._loop = loop
+
+    def read(self, offset: int, most: int) -> tuple[int, bytes]:
+        """At most *most* bytes from *offset*, or from where there is something; and that place. May raise OSError.
+
+        Whole lines, but of one that is longer than that: what is made of them elsewhere has ends of lines for seams.
+        """
+        with self._turn:
+            for begin, size in self._parts:
+                if offset < begin + size:
+                    place = max(offset, begin)
+                    with (self._folder / _name(begin)).open("rb") as file:
+                        file.seek(place - begin)
+                        data = file.read(most)
+                    return place, data[:data.rfind(b"\n") + 1] or data
+            return self.end, b""
+
+    def roll(self) -> None:
+        """Let what comes next begin another part."""
+        with self._turn:
+            self._shut()
+
+    def settle(self, offset: int) -> None:
+        """A Controller has everything below *offset* on its disk: whole parts of it go."""
+        with self._turn:
+            self.settled = max(self.settled, min(offset, self.end))
+            while self._parts and sum(self._parts[0]) <= self.settled:
+                if len(self._parts) == 1:
+                    self._shut()
+                self._remove()
+            with contextlib.suppress(OSError):  # without it, more is offered than needed, and known by its offset
+                (self._folder / _SETTLED).write_text(str(self.settled))
+                (self._folder / _SETTLED).chmod(0o600)
+
+    def _write(self, line: str) -> None:
+        data = line.encode(errors="replace") + b"\n"
+        if self._file < 0 or self._parts[-1][1] + len(data) > self._part:
+            self._open()
+        os.write(self._file, data)
+        begin, size = self._parts[-1]
+        self._parts[-1] = begin, size + len(data)
+        self.end += len(data)
+        if self.end - self.begin > self._most and len(self._parts) > 1:
+            dropped = sum(self._parts[0]) - max(self.settled, self.begin)
+            self._remove()
+            if dropped > 0:
+                self._write(json.dumps({"event": "spool.dropped", "level": "warning", "bytes": dropped}))
+
+    def _open(self) -> None:
+        self._shut()
+        if self._parts and not self._parts[-1][1]:
+            self._parts.pop()
+        self._file = os.open(self._folder / _name(self.end), os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC,
+                             0o600)
+        self._parts.append((self.end, 0))
+
+    def _shut(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def _remove(self) -> None:
+        begin, _ = self._parts.pop(0)
+        with contextlib.suppress(OSError):
+            (self._folder / _name(begin)).unlink()
+
+    def _settled(self) -> int:
+        try:
+            return int((self._folder / _SETTLED).read_text())
+        except (OSError, ValueError):
+            return 0
+
+
+def _name(begin: int) -> str:
+    return f"{begin:020d}.log"

@@ -1,0 +1,155 @@
+"""Brings what is spooled to a Controller: late rather than often, resumably, at a pace, beside the streams.
+
+Rules, and what each stops:
+
+1. A connection for streams is opened for logs only when there is much of them, or some for long, or when somebody
+   asks; one that is open is used sooner. A fleet that comes back after an outage does not log in twice for that.
+2. The Controller says from where on, and how fast. What it does not settle is sent again, to it or to another one.
+"""
+
+import asyncio
+import random
+from typing import Protocol
+
+import structlog
+
+from fairlead.base.backoff import FullJitter
+from fairlead.base.errors import FairleadError, Refused
+from fairlead.engine.spool import Spool
+from fairlead.link import frames
+from fairlead.link.logs import MOST_CHUNK, SUBSYSTEM, VERSION, Have, Settlements, Want, chunk, want
+from fairlead.transport.channel import Channel
+from fairlead.transport.tunnel import Tunnel
+
+MUCH = 1024 * 1024
+SOON_S = 30.0
+"""After a line, where a stream connection is open."""
+LATE_S = 300.0
+"""After a line, where one has to be opened."""
+GREET_S = 60.0
+"""A Controller lets few engines upload at once."""
+SILENT_S = 30.0
+WINDOW = 512 * 1024
+"""Bytes under way that are not settled."""
+
+log = structlog.get_logger("fairlead.engine")
+
+
+class Ways(Protocol):
+    """The connections to Controllers."""
+
+    def streams(self) -> list[str]:
+        """The Controllers to which a stream connection is open."""
+        ...
+
+    def controllers(self) -> list[str]:
+        """Those to which there is a link."""
+        ...
+
+    async def stream_to(self, name: str) -> Tunnel:
+        """A stream connection. Raises FairleadError."""
+        ...
+
+
+class Upload:
+    """One engine's."""
+
+    def __init__(self, spool: Spool, ways: Ways) -> None:
+        self._spool = spool
+        self._ways = ways
+        self._asked = asyncio.Event()
+        self._moved = asyncio.Condition()
+
+    async def flush(self) -> int:
+        """Have everything that is logged by now at a Controller; where it ends."""
+        end = self._spool.end
+        self._asked.set()
+        async with self._moved:
+            await self._moved.wait_for(lambda: max(self._spool.settled, self._spool.begin) >= end)
+        return end
+
+    async def run(self) -> None:
+        """Upload, until cancelled."""
+        delay, draw = FullJitter(1.0, 60.0), random.SystemRandom()
+        self._spool.wake(asyncio.get_running_loop())
+        while True:
+            await self._due(draw.uniform(0.8, 1.2))
+            names = self._ways.streams() or self._ways.controllers()
+            try:
+                if not names:
+                    raise Refused("FL-STREAM-DOWN", "no Controller is connected")
+                await self._send_to(names[0])
+                delay.reset()
+                self._asked.clear()
+            except (FairleadError, TimeoutError, OSError) as error:
+                log.debug("logs.later", reason=str(error))
+                await asyncio.sleep(delay.next())
+
+    async def _due(self, jitter: float) -> None:
+        """Return when it is time."""
+        while not self._spool.pending and not self._asked.is_set():
+            await self._either(None)
+        began = asyncio.get_running_loop().time()
+        while not self._asked.is_set() and self._spool.pending < MUCH:
+            patience = SOON_S if self._ways.streams() else LATE_S
+            left = began + patience * jitter - asyncio.get_running_loop().time()
+            if left <= 0:
+                return
+            await self._either(min(left, SOON_S))
+
+    async def _either(self, within_s: float | None) -> None:
+        """Until there is news, or somebody asks."""
+        self._spool.news.clear()
+        waiting = [asyncio.ensure_future(event.wait()) for event in (self._spool.news, self._asked)]
+        try:
+            await asyncio.wait(waiting, timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for one in waiting:
+                one.cancel()
+
+    async def _send_to(self, controller: str) -> None:
+        tunnel = await self._ways.stream_to(controller)
+        channel = await tunnel.subsystem(SUBSYSTEM)
+        try:
+            await self._talk(channel)
+        finally:
+            channel.close()
+
+    async def _talk(self, channel: Channel) -> None:
+        spool = self._spool
+        await channel.send(frames.encode(Have(v=VERSION, spool=spool.id, begin=max(spool.settled, spool.begin),
+                                              end=spool.end).model_dump()))
+        async with asyncio.timeout(GREET_S):
+            answer = await _greeted(channel)
+        await self._settle(answer.offset)
+        settlements, place = Settlements(), answer.offset
+        loop = asyncio.get_running_loop()
+        began, sent = loop.time(), 0
+        while place < spool.end or spool.settled < place:
+            place, data = spool.read(place, MOST_CHUNK)
+            if data and place - spool.settled < WINDOW:
+                await channel.send(chunk(place, data))
+                place, sent = place + len(data), sent + len(data)
+                await asyncio.sleep(max(0.0, began + sent / answer.rate - loop.time()))
+                if place - spool.settled < WINDOW and place < spool.end:
+                    continue
+            async with asyncio.timeout(SILENT_S):
+                said = await channel.receive()
+            if not said:
+                raise Refused("FL-STREAM-LOST", "the Controller takes no more logs")
+            if (settled := settlements.feed(said)) is not None:
+                await self._settle(settled)
+
+    async def _settle(self, offset: int) -> None:
+        self._spool.settle(offset)
+        async with self._moved:
+            self._moved.notify_all()
+
+
+async def _greeted(channel: Channel) -> Want:
+    """What the Controller says first. Raises Refused."""
+    decoder = frames.Decoder(MOST_CHUNK)
+    while said := await channel.receive():
+        for fields in decoder.feed(said):
+            return want(fields)
+    raise Refused("FL-STREAM-LOST", "the Controller takes no logs")
