@@ -25,6 +25,8 @@ from fairlead.cli.program import VISITOR
 AVICNTRL, AUTHTOKEN, CLUSTER = "AVICNTRL", "AVICNTRL_AUTHTOKEN", "AVICNTRL_CLUSTERUUID"
 STOP_S = 10.0
 WITNESS = "witness.json"
+LIFE = ("documents", "files", "haproxy", "spool")
+"""Folders of an engine that belong to its life in one cluster."""
 """What an engine holds of its Controllers' audit logs; of a cluster that it has left it holds nothing."""
 COLLECTING = (50_000, 20, 1000)
 """When a daemon looks for garbage. As Python has it, all objects of an idle fleet would be walked again and again, and
@@ -214,7 +216,7 @@ def engine_leave(
         with contextlib.suppress(OperatorError):  # a full disk keeps nobody here
             trust.but(removed=True).save(where)  # from here on leaving can be repeated without the keys
     _stop(where)
-    for inner in ("keys", "pending"):
+    for inner in ("keys", "pending", *LIFE):
         shutil.rmtree(where / inner, ignore_errors=True)
     # trust last: until then it can be repeated
     for file in ("plan.json", "hosts", WITNESS, configuration.FILE, "trust.json"):
@@ -239,6 +241,8 @@ def _settle(where: Path, settings: Any) -> None:
     from fairlead.base import configuration
     for file in ("plan.json", "hosts", WITNESS):
         files.remove(where / file)
+    for inner in LIFE:
+        shutil.rmtree(where / inner, ignore_errors=True)
     record = where / "audit.jsonl"
     if record.exists():
         record.rename(where / f"audit-{time.time_ns()}.jsonl")

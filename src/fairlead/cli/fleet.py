@@ -79,7 +79,7 @@ def _wait(api: Any, kind: str, name: str, revision: int, patience: float) -> dic
         if found["stage"] == "halted":
             raise Refused("FL-DOCUMENT-HALTED", f"{kind}/{name} revision {revision} was halted: {found['why']}",
                           "put a better one; engines that have it already keep it until then")
-        if found["stage"] == "done" and found["applied"] == found["engines"]:
+        if not found["engines"] or (found["stage"] == "done" and found["applied"] == found["engines"]):
             return found
         if found["stage"] == "done" and bad is not None:
             raise Refused("FL-DOCUMENT-REFUSED", f"{bad['engine']} refuses {kind}/{name}: {bad['words']}",

@@ -24,6 +24,7 @@ from fairlead.enrol.exchange import VERSION, CoreController
 from fairlead.enrol.redeem import GENERATION, new_generation
 from fairlead.enrol.trust import FILE as TRUST_FILE
 from fairlead.enrol.trust import HOST_KEY, KEYS, USER_KEY, Trust, save_key
+from fairlead.fleet.logs import FOLDER as LOGS
 from fairlead.keys.seal import new_key
 from fairlead.keys.ssh import PrivateKey, PublicKey
 from fairlead.keys.wire import b64
@@ -164,4 +165,5 @@ def clear(state: Path) -> None:
     for name in _MADE:
         (state / name).unlink(missing_ok=True)
     shutil.rmtree(state / KEYS, ignore_errors=True)
+    shutil.rmtree(state / LOGS, ignore_errors=True)
     shutil.rmtree(etcd_folder(state), ignore_errors=True)

@@ -52,6 +52,11 @@ class Driver(Protocol):
         """After a start: have all of *held* be in force. Raises FairleadError."""
         ...
 
+    @property
+    def problems(self) -> Sequence[str]:
+        """What does not run as it should, one line each."""
+        ...
+
     async def close(self) -> None:
         """End what runs."""
         ...
@@ -102,7 +107,8 @@ class Documents:
     @property
     def problems(self) -> list[str]:
         """What is not in force that should be, one line each."""
-        return [*self._problems.values(), *(
+        running = [problem for driver in self._drivers.values() for problem in driver.problems]
+        return [*running, *self._problems.values(), *(
             f"the document {one.kind}/{one.name} was refused in revision {one.tried}: {one.words} [{one.code}]"
             for one in self.held if one.tried)]
 

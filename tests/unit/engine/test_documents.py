@@ -24,6 +24,7 @@ class Driver:
         self.hold = asyncio.Event()
         self.hold.set()
         self.begun = asyncio.Event()
+        self.problems: list[str] = []
 
     def check(self, text: str) -> None:
         if "unfit" in text:

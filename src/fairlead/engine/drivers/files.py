@@ -11,6 +11,7 @@ Rules, and what each stops:
 4. A file belongs to one document: two never take turns in one place.
 """
 
+import asyncio
 import contextlib
 import os
 import secrets
@@ -24,6 +25,8 @@ from fairlead.engine.drivers import program
 from fairlead.engine.settings import Destination
 from fairlead.link.documents import Files, read
 
+MOST_KEPT = 16 * 1024 * 1024
+"""Of a file that is there before: it is kept in memory until the new one has proven itself."""
 STATE = "state"
 """The destination that every engine has: `files` in its state folder, without programs."""
 
@@ -78,6 +81,11 @@ class FilesDriver:
         for name, text in held.items():
             await self.apply(name, text, held)
 
+    @property
+    def problems(self) -> list[str]:
+        """None: nothing runs."""
+        return []
+
     async def close(self) -> None:
         """Nothing runs."""
 
@@ -97,13 +105,11 @@ async def _replace(destination: Destination, wanted: Mapping[str, _Content],
     changed: list[tuple[Destination, str, _Content | None]] = []
     """What was there, the newest change last."""
     try:
-        for path, content in wanted.items():
-            before = _exchange(destination, path, content)
+        for place, path, content in [*((destination, path, content) for path, content in wanted.items()), *(
+                (place, path, None) for place, paths in gone for path in sorted(paths))]:
+            before = await asyncio.to_thread(_exchange, place, path, content)
             if before != content:
-                changed.append((destination, path, before))
-        for place, paths in gone:
-            changed += ((place, path, before) for path in sorted(paths)
-                        if (before := _exchange(place, path, None)) is not None)
+                changed.append((place, path, before))
         if changed:
             await _tell(destination, check=True)
             for place in {place.folder: place for place, _, _ in changed}.values():
@@ -173,6 +179,8 @@ def _read(folder: int, name: str) -> _Content | None:
         mode = os.fstat(handle).st_mode
         if not stat.S_ISREG(mode):
             raise OSError(0, "it is no regular file")
+        if os.fstat(handle).st_size > MOST_KEPT:
+            raise OSError(0, "what is there is too large to be put back if need be")
         return _Content(file.read(), stat.S_IMODE(mode))
 
 

@@ -20,7 +20,6 @@ import shutil
 import signal
 import socket
 import sys
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +39,8 @@ FILE = "haproxy.cfg"
 READY_S = 10.0
 """For a start or a reload: binding is tried for two seconds, a slow machine has the rest."""
 ANSWER_S = 2.0
+LONGEST_PATH = 90
+"""A socket's path has 107 characters at most, and HAProxy adds its own while it starts."""
 _PREFIX = re.compile(r"^\[[A-Z]+\]\s+\([0-9]+\) : |\[?/[^ ]*haproxy\.cfg(\.new)?:")
 
 log = structlog.get_logger("fairlead.engine")
@@ -77,6 +78,13 @@ class HaproxyDriver:
     async def restore(self, held: Mapping[str, str]) -> None:
         """Run as the documents *held* say."""
         await self._become(held)
+
+    @property
+    def problems(self) -> list[str]:
+        """That it does not run, while it should."""
+        if self._running is None or self._running.alive:
+            return []
+        return ["HAProxy has ended and is being started again [FL-DRIVER-HAPROXY]"]
 
     async def close(self) -> None:
         """End it."""
@@ -243,7 +251,7 @@ def _off() -> Refused:
 
 @dataclass(slots=True)
 class _Running:
-    """A master and its workers. Its sockets have a folder of their own, with a path that is short enough for them."""
+    """A master and its workers, with a folder for their sockets."""
 
     child: asyncio.subprocess.Process
     sockets: Path
@@ -256,10 +264,16 @@ class _Running:
     @classmethod
     async def start(cls, binary: str, configuration: Path) -> "_Running":
         """Start it. Raises Refused FL-DRIVER-HAPROXY with its words, OperatorError."""
+        sockets = configuration.parent / "run"
+        if len(str(sockets)) > LONGEST_PATH:
+            raise OperatorError("FL-DRIVER-HAPROXY", f"the path {sockets} is too long for sockets",
+                                f"choose a state folder with a shorter path, at most {LONGEST_PATH} characters with "
+                                "this")
         found = shutil.which(binary)
         if found is None:
             raise Refused("FL-DRIVER-PROGRAM", f"{binary} is not installed", "install HAProxy on the engine")
-        sockets = Path(tempfile.mkdtemp(prefix="fairlead-haproxy-"))
+        shutil.rmtree(sockets, ignore_errors=True)  # of one that was killed
+        files.make_private_folder(sockets)
         told = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         try:
             told.setblocking(False)

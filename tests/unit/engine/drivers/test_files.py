@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fairlead.engine.drivers.files import FilesDriver
+from fairlead.engine.drivers.files import MOST_KEPT, FilesDriver
 from fairlead.engine.settings import Destination
 from fairlead.link.documents import check
 from tests.world import refusal
@@ -129,6 +129,13 @@ async def test_nothing_is_written_through_what_another_has_put_there(house: Hous
         os.mkfifo(house.folder / "sub" / "b.conf")
     assert await refusal(house.put("one", sub_b="x")) == "FL-DRIVER-FILE"
     assert (elsewhere / "b.conf").read_text() == "safe"
+
+
+async def test_what_is_too_large_to_be_put_back_is_left_alone(house: House) -> None:
+    with (house.folder / "a.conf").open("wb") as file:
+        file.truncate(MOST_KEPT + 1)
+    assert await refusal(house.put("one", a="1")) == "FL-DRIVER-FILE"
+    assert (house.folder / "a.conf").stat().st_size == MOST_KEPT + 1
 
 
 async def test_a_refusal_in_the_middle_undoes_the_beginning(house: House) -> None:

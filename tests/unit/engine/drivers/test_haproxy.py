@@ -152,6 +152,8 @@ async def test_it_is_started_again_when_it_ends_and_dies_with_us(tmp_path: Path)
         running = haproxy._running
         assert running is not None
         os.killpg(running.child.pid, signal.SIGKILL)
+        await running.child.wait()
+        assert "started again" in haproxy.problems[0]
         async with asyncio.timeout(30):
             while True:
                 with contextlib.suppress(OSError):
