@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from fairlead.base.errors import Refused
 from fairlead.engine import upload as uploading
 from fairlead.engine.spool import Spool
 from fairlead.engine.upload import Upload
-from fairlead.fleet.logs import Logs
+from fairlead.fleet.logs import Logs, _Appending
 from fairlead.link import frames
 from fairlead.link.logs import VERSION, Have, chunk
 from fairlead.nodes.node import Node
@@ -262,6 +263,33 @@ async def test_a_newer_connection_takes_the_place_of_the_older(tmp_path: Path) -
         await second.send(HELLO)
         assert await asyncio.wait_for(first.receive(), 10) == b""
         assert await asyncio.wait_for(second.receive(), 10)
+        second.close()
+
+
+async def test_the_newer_one_waits_for_the_last_write_of_the_older(tmp_path: Path,
+                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    take = _Appending.take
+
+    def slow(self: _Appending, chunks: list[tuple[int, bytes]]) -> None:
+        begun.set()
+        assert go_on.wait(20)
+        take(self, chunks)
+
+    monkeypatch.setattr(_Appending, "take", slow)
+    async with house(tmp_path) as one:
+        first, second = [cast("End", await one.subsystem("x")) for _ in range(2)]
+        await first.send(HELLO)
+        await first.receive()
+        await first.send(chunk(0, b"line\n"))
+        await asyncio.to_thread(begun.wait, 10)
+        await second.send(HELLO)
+        asked = asyncio.get_running_loop().create_task(second.receive())
+        await asyncio.wait([asked], timeout=0.2)
+        assert not asked.done()
+        go_on.set()
+        found = frames.Decoder().feed(await asyncio.wait_for(asked, 10))
+        assert found[0]["offset"] == 5
         second.close()
 
 
