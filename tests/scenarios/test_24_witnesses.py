@@ -3,6 +3,9 @@
 What the Controller itself keeps beside its store is taken away, too: whoever can write the one can write the other.
 """
 
+import contextlib
+import json
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -11,8 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from fairlead.audit.journal import Journal
 from fairlead.audit.log import HEADS, encode_head, record_key
-from fairlead.audit.record import AuditRecord, decode, verify
+from fairlead.audit.record import AuditRecord, Entry, decode, verify
+from fairlead.base.clock import SystemClock
 from tests.processes import Daemon, Site, until
 
 pytestmark = [pytest.mark.whole, pytest.mark.timeout(400)]
@@ -52,6 +57,38 @@ def test_attack_a_log_is_cut_off_and_another_time_written_anew(site: Site) -> No
     assert "is not the one that se-1 was shown" in said, "4. the log was written anew from a record on"
 
 
+def test_attack_an_engines_journal_is_cut_off_and_another_time_written_anew(site: Site) -> None:
+    controller = site.controller()
+    engine = site.engine(controller, "se-1")
+    for number in range(3):
+        body = json.dumps({"files": [{"path": "page", "content": str(number)}]})
+        controller.cli("config", "put", "files", "page", "-", "--wait", given=body).done()
+    whole = until(lambda: (found := engine.get("/api/audit/verify"))["witnesses"] and found["witnesses"][0]["seq"]
+                  == found["verified"] and found, "1. the Controller was shown where the engine's journal ends")
+    assert whole["witnesses"] == [{"name": "ctl", "node": "se-1", "seq": whole["verified"], "state": "agrees"}]
+    assert "document.applied" in engine.cli("audit", "list").done().out
+
+    file = engine.state / "audit.jsonl"
+    lines = file.read_bytes().splitlines(keepends=True)
+    engine.stop()
+    file.write_bytes(b"".join(lines[:-1]))
+    engine.start()
+    until(lambda: controller.node("se-1")["state"] == "up", "it is back")
+    until(lambda: "is missing, which ctl was shown" in engine.cli("audit", "verify").err, "2. the cut is found")
+    engine.cli("audit", "verify").refused("FL-AUDIT-CUT")
+    until(lambda: controller.events("alarm"), "and the Controller raises an alarm by itself")
+
+    engine.stop()
+    file.unlink()
+    with contextlib.closing(Journal.open(file, "se-1", SystemClock())) as journal:
+        for line in lines[:-1]:
+            before = decode(line.strip(), "here")
+            journal.append(Entry(before.event, "somebody else", before.by, before.details))
+    engine.start()
+    until(lambda: controller.node("se-1")["state"] == "up", "it is back")
+    until(lambda: "FL-AUDIT-FORK" in engine.cli("audit", "verify").err, "3. another journal is not the one that was")
+
+
 def rewritten(controller: Daemon, engine: Daemon, rewrite: Rewrite) -> Sequence[AuditRecord]:
     """Stop the Controller, put another log in its store, and start it again; the log that was there."""
     controller.stop()
@@ -64,7 +101,7 @@ def rewritten(controller: Daemon, engine: Daemon, rewrite: Rewrite) -> Sequence[
         put[HEADS + "ctl"] = encode_head(verify(after))
         for key, value in put.items():
             store.execute("INSERT OR REPLACE INTO record VALUES (?, ?, 1, 1, NULL)", (key.encode(), value))
-    (controller.state / "witness.json").unlink()
+    shutil.rmtree(controller.state / "witness")
     controller.start()
     until(lambda: controller.node("se-1")["state"] == "up", "the engine is back")
     return there

@@ -26,13 +26,17 @@ class Auditing(Protocol):
         """
         ...
 
+
+class Exporting(Protocol):
+    """Who hands them out."""
+
     async def export(self) -> str:
         """All records and the signed heads, lines of JSON. Raises Refused FL-AUDIT-BROKEN."""
         ...
 
 
-def routes(audit: Auditing) -> APIRouter:
-    """GET audit, audit/verify, audit/export."""
+def reading(audit: Auditing) -> APIRouter:
+    """GET audit, audit/verify."""
     router = APIRouter(tags=["Audit"])
 
     @router.get("/api/audit", summary="The newest audit records of this node", responses=several(answers.Record))
@@ -42,6 +46,13 @@ def routes(audit: Auditing) -> APIRouter:
     @router.get("/api/audit/verify", summary="Verify the chain of audit records", responses=answer(answers.Verified))
     async def verify(caller: str = needs("audit:read")) -> dict[str, Any]:  # noqa: ARG001
         return await audit.check()
+
+    return router
+
+
+def exporting(audit: Exporting) -> APIRouter:
+    """GET audit/export."""
+    router = APIRouter(tags=["Audit"])
 
     @router.get("/api/audit/export", summary="All audit records, and the signed heads", responses={200: {
         "description": "One JSON object in each line.", "content": {LINES: {"schema": {"type": "string"}}}}},

@@ -125,8 +125,8 @@ def insist(judged: Mapping[str, Sequence[Judged]]) -> None:
     """Raises Refused ``FL-AUDIT-FORK`` or ``FL-AUDIT-CUT`` for the lowest record that a witness, by name, has seen
     otherwise or not any more.
     """
-    bad = sorted((one.head.seq, name, one) for name, each in judged.items() for one in each
-                 if one.state in ("ahead", "differs"))
+    bad = sorted(((one.head.seq, name, one) for name, each in judged.items() for one in each
+                 if one.state in ("ahead", "differs")), key=lambda found: found[:2])
     for seq, name, one in bad:
         if one.state == "differs":
             raise Refused("FL-AUDIT-FORK", f"record {seq} of {one.head.node} is not the one that {name} was shown: it, "

@@ -8,6 +8,7 @@ Rules, and what each stops:
 3. One process at a time, 0600, no symbolic link: nobody else continues or reads the chain.
 """
 
+import asyncio
 import contextlib
 import fcntl
 import os
@@ -15,7 +16,7 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
-from fairlead.audit.record import AuditRecord, Entry, Head, broken, chain, decode, verify
+from fairlead.audit.record import GENESIS, AuditRecord, Entry, Head, broken, chain, decode, verify
 from fairlead.base.clock import Clock
 from fairlead.base.errors import OperatorError
 from fairlead.base.files import sync_folder
@@ -32,6 +33,14 @@ class Journal:
         self._clock = clock
         self._end = end
         self._last = last
+        self.moved = asyncio.Event()
+        """It may have moved on; whoever waits for it clears it."""
+        self.moved.set()
+
+    @property
+    def head(self) -> Head:
+        """Where it ends."""
+        return self._last.head() if self._last else GENESIS
 
     @classmethod
     def open(cls, path: Path, node: str, clock: Clock) -> "Journal":
@@ -88,6 +97,7 @@ class Journal:
                                 "free some space or mend the disk; nothing was lost") from error
         self._end += len(line)
         self._last = record
+        self.moved.set()
         return record
 
     def records(self) -> Sequence[AuditRecord]:

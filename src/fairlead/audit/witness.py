@@ -1,4 +1,4 @@
-"""What a node was shown of the audit chains of others: the heads that it keeps, in a file of its own.
+"""What a node was shown of the audit chains of others: the heads that it keeps, in a folder of its own.
 
 Rules, and what each stops:
 
@@ -12,17 +12,25 @@ Rules, and what each stops:
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from fairlead.audit.head import SignedHead, check, decode
+import structlog
+
+from fairlead.audit.head import SignedHead, check, decode, refused
 from fairlead.base import files, strict
-from fairlead.base.errors import FairleadError, OperatorError
+from fairlead.base.errors import Refused
 from fairlead.keys.ssh import PublicKey
 
-FILE = "witness.json"
+log = structlog.get_logger("fairlead.audit")
+
+FOLDER = "witness"
+ENGINES = "witness-engines"
+"""Where a Controller keeps heads of its engines' journals."""
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 MOST_KEPT = 32
 """Heads of one node."""
 MOST_EVIDENCE = 16
@@ -90,33 +98,15 @@ def _thinned(kept: tuple[SignedHead, ...]) -> tuple[SignedHead, ...]:
 
 
 class Witness:
-    """The heads that one node keeps, at `path`."""
+    """The heads that one node keeps, a file for each node that they are of, in a folder."""
 
-    def __init__(self, path: Path, cluster_uuid: str, shown: Mapping[str, Shown]) -> None:
-        self._path = path
+    def __init__(self, folder: Path, cluster_uuid: str, *, most_nodes: int = MOST_NODES) -> None:
+        """Makes the *folder* where it is missing. Raises OperatorError."""
+        files.make_private_folder(folder)
+        self._folder = folder
         self._cluster_uuid = cluster_uuid
-        self._shown = dict(shown)
+        self._most = most_nodes
         self._turn = asyncio.Lock()
-
-    @classmethod
-    def open(cls, path: Path, cluster_uuid: str) -> "Witness":
-        """The witness at *path*; one without heads where there is no file.
-
-        Raises OperatorError ``FL-STATE-OPEN``, ``FL-STATE-DAMAGED``.
-        """
-        try:
-            found = strict.loads(files.read_private(path))
-            shown = {str(node): Shown(*(tuple(map(decode, each[name])) for name in ("kept", "evidence")))
-                     for node, each in found.items()}
-        except FileNotFoundError:
-            shown = {}
-        except (ValueError, TypeError, KeyError, AttributeError, FairleadError) as error:
-            if isinstance(error, OperatorError):
-                raise
-            raise OperatorError("FL-STATE-DAMAGED", f"{path} does not read as heads of audit logs",
-                                "keep a copy and move it away; the heads in it are lost") from None
-        return cls(path, cluster_uuid, {node: each for node, each in shown.items()
-                                        if all(head.cluster_uuid == cluster_uuid for head in each.heads)})
 
     async def take(self, text: str, node: str, host_key: PublicKey) -> News:
         """`keep`, one at a time and beside the loop: a disk that is slow just now holds up no stream."""
@@ -130,23 +120,68 @@ class Witness:
         """
         head = decode(text)
         check(head, host_key, cluster_uuid=self._cluster_uuid, node=node)
-        before = self._shown.get(node, Shown())
+        before = self.shown(node)
         after, news = learn(before, head)
         if after is not before:
-            changed = {**self._shown, node: after}
-            while len(changed) > MOST_NODES:
-                del changed[next(iter(changed))]
-            files.write_private(self._path, _encoded(changed))
-            self._shown = changed
+            if before == Shown():
+                self._make_room()
+            files.write_private(self._path(node), json.dumps({
+                "kept": [one.text() for one in after.kept], "evidence": [one.text() for one in after.evidence]},
+                indent=1).encode())
         return news
+
+    def shown(self, node: str) -> Shown:
+        """What it was shown of *node*. A file that does not read as that is set aside: its heads are lost, others not.
+
+        Raises OperatorError FL-STATE-OPEN.
+        """
+        path = self._path(node)
+        try:
+            found = strict.loads(files.read_private(path))
+            shown = Shown(*(tuple(map(decode, found[name])) for name in ("kept", "evidence")))
+            if {head.node for head in shown.heads} - {node}:
+                raise ValueError("heads of another node")
+        except FileNotFoundError:
+            return Shown()
+        except (ValueError, TypeError, KeyError, AttributeError, Refused):
+            aside = path.replace(path.with_suffix(".damaged"))
+            log.error("audit.heads-damaged", path=str(aside), code="FL-STATE-DAMAGED", about=node)
+            return Shown()
+        if any(head.cluster_uuid != self._cluster_uuid for head in shown.heads):  # of an earlier life of the folder
+            return Shown()
+        return shown
+
+    def told(self, node: str) -> list[str]:
+        """The texts of the heads of *node*."""
+        return [head.text() for head in self.shown(node).heads]
+
+    def retain(self, nodes: Iterable[str]) -> None:
+        """Forget all but these *nodes*."""
+        kept = set(nodes)
+        for path in self._files():
+            if path.stem not in kept:
+                path.unlink(missing_ok=True)
 
     @property
     def heads(self) -> Sequence[SignedHead]:
-        """All that it was shown."""
-        return [head for each in self._shown.values() for head in each.heads]
+        """All that it was shown, of all nodes."""
+        return [head for path in sorted(self._files()) for head in self.shown(path.stem).heads]
+
+    def _path(self, node: str) -> Path:
+        return self._folder / f"{check_stem(node)}.json"
+
+    def _files(self) -> list[Path]:
+        return [path for path in self._folder.glob("*.json") if not path.name.startswith(".")]
+
+    def _make_room(self) -> None:
+        """Those that were changed longest ago go."""
+        found = sorted(self._files(), key=lambda path: path.stat().st_mtime_ns)
+        for path in found[:max(0, len(found) + 1 - self._most)]:
+            path.unlink(missing_ok=True)
 
 
-def _encoded(shown: Mapping[str, Shown]) -> bytes:
-    return json.dumps({node: {"kept": [head.text() for head in each.kept],
-                              "evidence": [head.text() for head in each.evidence]}
-                       for node, each in shown.items()}, indent=1).encode()
+def check_stem(node: str) -> str:
+    """*node* itself, which names a file. Raises Refused FL-AUDIT-HEAD for what is no node's name."""
+    if not _NAME.fullmatch(node):
+        raise refused("it is of no node")
+    return node

@@ -24,8 +24,7 @@ from fairlead.cli.program import VISITOR
 
 AVICNTRL, AUTHTOKEN, CLUSTER = "AVICNTRL", "AVICNTRL_AUTHTOKEN", "AVICNTRL_CLUSTERUUID"
 STOP_S = 10.0
-WITNESS = "witness.json"
-LIFE = ("documents", "files", "haproxy", "spool")
+LIFE = ("documents", "files", "haproxy", "spool", "witness")
 """Folders of an engine that belong to its life in one cluster."""
 """What an engine holds of its Controllers' audit logs; of a cluster that it has left it holds nothing."""
 COLLECTING = (50_000, 20, 1000)
@@ -219,7 +218,7 @@ def engine_leave(
     for inner in ("keys", "pending", *LIFE):
         shutil.rmtree(where / inner, ignore_errors=True)
     # trust last: until then it can be repeated
-    for file in ("plan.json", "hosts", WITNESS, configuration.FILE, "trust.json"):
+    for file in ("plan.json", "hosts", configuration.FILE, "trust.json"):
         files.remove(where / file)
     output.say(f"{trust.node} has left the cluster; {where} keeps its audit record only")
 
@@ -239,7 +238,7 @@ def _environment() -> tuple[Any, list[tuple[str, int]], str]:
 def _settle(where: Path, settings: Any) -> None:
     """A new life of the folder begins: its settings; the plan and the record of an earlier one are not its own."""
     from fairlead.base import configuration
-    for file in ("plan.json", "hosts", WITNESS):
+    for file in ("plan.json", "hosts"):
         files.remove(where / file)
     for inner in LIFE:
         shutil.rmtree(where / inner, ignore_errors=True)

@@ -17,8 +17,8 @@ import structlog
 
 from fairlead.audit.log import AuditLog, RefusalCounter
 from fairlead.audit.record import Entry
-from fairlead.audit.witness import FILE as WITNESS
-from fairlead.audit.witness import Witness
+from fairlead.audit.witness import ENGINES, Witness
+from fairlead.audit.witness import FOLDER as WITNESS
 from fairlead.base import configuration, descriptors, files, logs
 from fairlead.base.clock import MINUTE, SECOND, Clock
 from fairlead.base.errors import FairleadError, OperatorError
@@ -51,6 +51,7 @@ from fairlead.enrol.trust import load as load_trust
 from fairlead.fleet import commit
 from fairlead.fleet.commands import Commands as EngineCommands
 from fairlead.fleet.configuration import Configuration
+from fairlead.fleet.journals import Journals
 from fairlead.fleet.logs import Logs
 from fairlead.keys.replay import ReplayCache
 from fairlead.keys.ssh import PrivateKey, PublicKey
@@ -87,6 +88,8 @@ ASK_AGAIN_S = 5.0
 """Between two questions to the portals why nobody lets us in."""
 FLUSH_TICKS = 60
 PORTAL_LIMITS = Limits(connections=512, body_bytes=16 * 1024)
+MOST_ENGINES = 100_000
+"""Whose journals' ends are kept."""
 API_LIMITS = Limits(connections=512, body_bytes=1024 * 1024, keep_alive=True)
 
 log = structlog.get_logger("fairlead.controller")
@@ -219,7 +222,7 @@ class _Controller:
             self._take_office(enrolment, cluster)
             admittance = Admittance(cluster, enrolment, audit, self.version)
             witnessing = Witnessing(audit, mesh, trust, self.host_key,
-                                    Witness.open(self.state / WITNESS, str(trust.cluster_uuid)), clock)
+                                    Witness(self.state / WITNESS, str(trust.cluster_uuid)), clock)
             desk = Desk(enrolment, registry, store, mesh, cluster, admittance, clock, witnessing)
             operations = Operations(
                 me=trust.node_id, cluster_uuid=trust.cluster_uuid, version=self.version, view=self.settings.see(),
@@ -232,6 +235,8 @@ class _Controller:
             commands = EngineCommands(audit, mesh.directory, mesh.sessions)
             mesh.sessions.add(fleet)
             mesh.sessions.add(commands)
+            journals = Witness(self.state / ENGINES, str(trust.cluster_uuid), most_nodes=MOST_ENGINES)
+            mesh.sessions.add(Journals(journals, audit, mesh.directory, mesh.sessions, trust.node))
             logs_of_engines = Logs(self.state, mesh.directory)
             mesh.sessions.offer(LOGS, logs_of_engines.serve)
             shelf = shelf_for(store, audit, str(trust.cluster_uuid))
@@ -262,6 +267,7 @@ class _Controller:
                 await self._insist(lambda: self._read(store, mesh, registry))
                 await self._insist(shelf.load)
                 await logs_of_engines.forget()
+                await asyncio.to_thread(journals.retain, [node.name for node in mesh.directory.nodes.values()])
                 begin(objects=shelf.follow(), directory=mesh.directory.follow(), tokens=enrolment.follow(),
                       plans=mesh.sessions.push(), documents=fleet.push(), rollouts=fleet.drive(),
                       heads=witnessing.show(), witness=witnessing.ask(),

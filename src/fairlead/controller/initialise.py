@@ -11,7 +11,8 @@ from uuid import UUID, uuid4
 
 from fairlead.audit.log import AuditLog
 from fairlead.audit.record import Entry
-from fairlead.audit.witness import FILE as WITNESS
+from fairlead.audit.witness import ENGINES
+from fairlead.audit.witness import FOLDER as WITNESS
 from fairlead.base import configuration
 from fairlead.base.clock import Clock
 from fairlead.base.errors import OperatorError
@@ -47,8 +48,8 @@ MIN_VERSION = "enrol/min_version"
 COPY = "directory.json"
 """The Controllers as this one last knew them."""
 PENDING = "init.pending"
-_MADE = (TRUST_FILE, sealing.NODE_KEY, *(file.name for file in files_of(Path(STORE))), notes.FILE, COPY, WITNESS,
-         "hosts", "control.sock")
+_MADE = (TRUST_FILE, sealing.NODE_KEY, *(file.name for file in files_of(Path(STORE))), notes.FILE, COPY, "hosts",
+         "control.sock")
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,5 +166,6 @@ def clear(state: Path) -> None:
     for name in _MADE:
         (state / name).unlink(missing_ok=True)
     shutil.rmtree(state / KEYS, ignore_errors=True)
-    shutil.rmtree(state / LOGS, ignore_errors=True)
+    for folder in (LOGS, WITNESS, ENGINES):
+        shutil.rmtree(state / folder, ignore_errors=True)
     shutil.rmtree(etcd_folder(state), ignore_errors=True)

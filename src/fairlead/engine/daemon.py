@@ -13,6 +13,7 @@ from typing import Any
 
 import structlog
 
+from fairlead.api import audit as audit_api
 from fairlead.api import mesh as mesh_api
 from fairlead.api import nodes as nodes_api
 from fairlead.api import services as services_api
@@ -20,7 +21,7 @@ from fairlead.api import system as system_api
 from fairlead.api.application import build
 from fairlead.audit.journal import Journal
 from fairlead.audit.record import Entry
-from fairlead.audit.witness import FILE as WITNESS
+from fairlead.audit.witness import FOLDER as WITNESS
 from fairlead.audit.witness import Witness
 from fairlead.base import configuration, descriptors, files, logs
 from fairlead.base.clock import SECOND, Clock
@@ -36,6 +37,7 @@ from fairlead.engine.settings import EngineSettings
 from fairlead.engine.spool import FOLDER as SPOOL
 from fairlead.engine.spool import Spool
 from fairlead.engine.upload import Upload
+from fairlead.engine.witnesses import Witnesses
 from fairlead.enrol import signed
 from fairlead.enrol.exchange import Core, CoreController
 from fairlead.enrol.trust import HOST_KEY, USER_KEY, Trust, load_key
@@ -129,6 +131,7 @@ class Engine:
     documents: Documents = field(init=False)
     commands: Commands = field(init=False)
     upload: Upload = field(init=False)
+    witnesses: Witnesses = field(init=False)
     _stop: asyncio.Event = field(default_factory=asyncio.Event)
     _offset: int = 0
     """Store time minus this machine's clock, microseconds."""
@@ -144,7 +147,7 @@ class Engine:
         dial = dialling(self.trust.user, self.user_key, self.settings.keepalive_s, self.clock, self.way)
         self.supervisor = Supervisor(dial, link.talk, self._serve_on, self._failed)
         self.listeners = Listeners(self.supervisor)
-        self.witness_of = Witness.open(self.state / WITNESS, str(self.trust.cluster_uuid))
+        self.witness_of = Witness(self.state / WITNESS, str(self.trust.cluster_uuid))
         self.documents = Documents(self.state, {
             "files": FilesDriver(self.state, lambda: self.settings.destinations),
             "haproxy": HaproxyDriver(self.state, lambda: self.settings.haproxy, self._place_of)},
@@ -152,6 +155,8 @@ class Engine:
         self.commands = Commands({"status": self._status, "reload": self._reloaded, "diagnostics": self._diagnostics,
                                   "rotate-logs": self._rotated}, self._record)
         self.upload = Upload(self.spool, self.supervisor)
+        self.witnesses = Witnesses(self.journal, self.trust.node, str(self.trust.cluster_uuid), self.host_key,
+                                   self.clock)
 
     def application(self) -> Any:
         """What the control socket serves."""
@@ -159,6 +164,7 @@ class Engine:
         return build([
             system_api.routes(operations, self.version), system_api.stopping(self._stop.set),
             nodes_api.reading(operations), services_api.reading(operations), mesh_api.routes(operations),
+            audit_api.reading(self.witnesses),
         ], version=self.version, public=system_api.PUBLIC)
 
     async def run(self) -> None:
@@ -169,7 +175,8 @@ class Engine:
             background = [group.create_task(self.listeners.repair(), name="repair"),
                           group.create_task(self.supervisor.watch(), name="links"),
                           group.create_task(self.documents.work(), name="documents"),
-                          group.create_task(self.upload.run(), name="logs")]
+                          group.create_task(self.upload.run(), name="logs"),
+                          group.create_task(self.witnesses.show(), name="journal")]
             on_signals(self._stop, self._hung_up)
             if self.plan is not None:
                 await self._apply(self.plan)

@@ -6,6 +6,7 @@ that it claims about its sender.
 
 import asyncio
 import contextlib
+import itertools
 import random
 import secrets
 from collections.abc import Coroutine, Sequence
@@ -17,9 +18,11 @@ from fairlead.base.clock import Clock
 from fairlead.base.errors import FairleadError, Refused
 from fairlead.engine.commands import Commands
 from fairlead.engine.documents import Documents
+from fairlead.engine.witnesses import Witnesses
 from fairlead.link import frames
 from fairlead.link.messages import (
     KEEPS_HEADS,
+    SHOWS_JOURNAL,
     SUBSYSTEM,
     TAKES_COMMANDS,
     TAKES_DOCUMENTS,
@@ -39,6 +42,10 @@ from fairlead.link.messages import (
     Held,
     Hello,
     Holding,
+    JournalHead,
+    JournalHeads,
+    JournalHeadsWanted,
+    JournalWanted,
     NewPlan,
     Plan,
     PlanController,
@@ -50,7 +57,7 @@ from fairlead.link.messages import (
 from fairlead.transport.channel import Channel
 from fairlead.transport.tunnel import Tunnel
 
-ABILITIES = (KEEPS_HEADS, TAKES_DOCUMENTS, TAKES_COMMANDS)
+ABILITIES = (KEEPS_HEADS, TAKES_DOCUMENTS, TAKES_COMMANDS, SHOWS_JOURNAL)
 SILENT_HEARTBEATS = 4
 """A Controller that answers no heartbeat for this long is not there, whatever its TCP connection says."""
 
@@ -105,6 +112,11 @@ class Following(Protocol):
         ...
 
     @property
+    def witnesses(self) -> Witnesses:
+        """Who is shown where this node's journal ends."""
+        ...
+
+    @property
     def commands(self) -> Commands:
         """What Controllers may ask for."""
         ...
@@ -147,13 +159,17 @@ class _Conversation:
         self._every = asyncio.get_running_loop().create_future()
         self._unanswered = 0
         self._fetching: dict[str, asyncio.Future[str]] = {}
+        self._asked: dict[int, asyncio.Future[list[str]]] = {}
+        self._numbers = itertools.count(1)
         self._running: set[asyncio.Task[None]] = set()
 
     def ended(self) -> None:
         """Nothing more comes."""
         self._engine.documents.left(self)
-        for waiting in self._fetching.values():
-            waiting.cancel()
+        self._engine.witnesses.left(self)
+        waiting: list[asyncio.Future[Any]] = [*self._fetching.values(), *self._asked.values()]
+        for one in waiting:
+            one.cancel()
         for task in list(self._running):
             task.cancel()
 
@@ -167,6 +183,26 @@ class _Conversation:
         task = asyncio.get_running_loop().create_task(work)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
+
+    @property
+    def name(self) -> str:
+        """The Controller's."""
+        return self._controller.name
+
+    async def show(self, head: str) -> None:
+        """Give it a head to keep; see `engine.witnesses.Controller`."""
+        await _say(self._channel, JournalHead(head=head))
+
+    async def shown(self) -> list[str]:
+        """What it was shown."""
+        number = next(self._numbers)
+        answer: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
+        self._asked[number] = answer
+        try:
+            await _say(self._channel, JournalHeadsWanted(number=number))
+            return await answer
+        finally:
+            del self._asked[number]
 
     async def fetch(self, wanted: str) -> str:
         """The body of a document's digest; see `engine.documents.Source`."""
@@ -229,6 +265,11 @@ class _Conversation:
             case Body(digest=digest, body=body):
                 if (waiting := self._fetching.get(digest)) is not None and not waiting.done():
                     waiting.set_result(body)
+            case JournalWanted():
+                self._engine.witnesses.come(self)
+            case JournalHeads(number=number, heads=heads):
+                if (answer := self._asked.get(number)) is not None and not answer.done():
+                    answer.set_result(heads)
             case Command() as command:
                 self._work(self._run(command))
             case StreamsWanted():

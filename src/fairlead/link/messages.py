@@ -21,6 +21,8 @@ none, since it would not understand; a Controller that does not look for it neve
 TAKES_DOCUMENTS = "documents/1"
 """The same of configuration documents."""
 TAKES_COMMANDS = "commands/1"
+SHOWS_JOURNAL = "journal/1"
+"""It shows where its own journal ends, to Controllers that ask for it."""
 MOST_RESULT = 1024 * 1024
 """Characters of what a command brings."""
 MOST_HEADS = 512
@@ -279,9 +281,38 @@ class Outcome(_Message):
     """JSON."""
 
 
-AnyFromEngine = Hello | Acknowledge | Heartbeat | Heads | BodyWanted | Holding | Outcome
+class JournalWanted(_Message):
+    """Controller: from now on it keeps heads of the engine's own journal."""
+
+    kind: Literal["journal-wanted"] = "journal-wanted"
+
+
+class JournalHead(_Message):
+    """Engine: where its journal ends."""
+
+    kind: Literal["journal-head"] = "journal-head"
+    head: SignedHead
+
+
+class JournalHeadsWanted(_Message):
+    """Engine: which heads of its journal are kept there?"""
+
+    kind: Literal["journal-heads-wanted"] = "journal-heads-wanted"
+    number: Count
+
+
+class JournalHeads(_Message):
+    """Controller: these, to the question of that *number*."""
+
+    kind: Literal["journal-heads"] = "journal-heads"
+    number: Count
+    heads: Annotated[list[SignedHead], Field(max_length=MOST_HEADS)]
+
+
+AnyFromEngine = (Hello | Acknowledge | Heartbeat | Heads | BodyWanted | Holding | Outcome | JournalHead
+                 | JournalHeadsWanted)
 AnyFromController = (Welcome | NewPlan | Heartbeat | StreamsWanted | Removed | Frozen | Draining | AuditHead
-                     | HeadsWanted | Assignment | Body | Command)
+                     | HeadsWanted | Assignment | Body | Command | JournalWanted | JournalHeads)
 FromEngine = Annotated[AnyFromEngine, Field(discriminator="kind")]
 FromController = Annotated[AnyFromController, Field(discriminator="kind")]
 

@@ -93,6 +93,8 @@ def test_the_lowest_record_that_is_wrong_is_named() -> None:
     with pytest.raises(Refused, match="record 8 of ctl-1 is not the one that se-2 was shown") as fork:
         insist({"se-1": judged((9, "differs"), (7, "ahead")), "se-2": judged((8, "differs"))})
     assert fork.value.code == "FL-AUDIT-FORK"
+    twice = [Judged(signed(Head(3, line * 64)), "differs") for line in "ab"]  # evidence holds two of one number
+    assert denied(lambda: insist({"se-1": twice})) == "FL-AUDIT-FORK"
 
 
 def test_attack_a_head_has_one_text() -> None:

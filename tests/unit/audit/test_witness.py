@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from fairlead.audit.head import SignedHead, sign
 from fairlead.audit.record import Head
@@ -77,26 +78,58 @@ def test_another_generation_begins_anew_and_there_is_no_way_back() -> None:
 
 
 def test_it_is_on_the_disk_for_its_owner_alone(tmp_path: Path) -> None:
-    path = tmp_path / "witness.json"
-    witness = Witness.open(path, CLUSTER)
+    folder = tmp_path / "witness"
+    witness = Witness(folder, CLUSTER)
     assert witness.keep(head(4).text(), "ctl-1", KEY.public) == "kept"
     assert witness.keep(head(3, "b", time=9).text(), "ctl-1", KEY.public) == "contradiction"
-    assert path.stat().st_mode & 0o777 == 0o600
-    assert Witness.open(path, CLUSTER).heads == witness.heads == [head(4), head(3, "b", time=9)]
-    assert not Witness.open(path, "another cluster").heads
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o600}
+    assert Witness(folder, CLUSTER).heads == witness.heads == [head(4), head(3, "b", time=9)]
+    assert not Witness(folder, "another cluster").heads
+    assert witness.told("ctl-1") == [head(4).text(), head(3, "b", time=9).text()]
+    assert witness.told("ctl-2") == []
 
 
 def test_attack_only_what_the_pinned_key_has_signed_is_kept(tmp_path: Path) -> None:
-    witness = Witness.open(tmp_path / "witness.json", CLUSTER)
+    witness = Witness(tmp_path / "witness", CLUSTER)
     forged = head(4, key=PrivateKey.generate())
     assert denied(lambda: witness.keep(forged.text(), "ctl-1", KEY.public)) == "FL-AUDIT-HEAD"
     assert denied(lambda: witness.keep(head(4).text(), "ctl-2", KEY.public)) == "FL-AUDIT-HEAD"
     assert not witness.heads
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"{", b'{"ctl-1":{}}', b'{"ctl-1":{"kept":["x"],"evidence":[]}}'])
-def test_a_damaged_file_is_named_and_not_taken_for_none(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "witness.json"
-    path.write_bytes(content)
-    path.chmod(0o600)
-    assert denied(lambda: Witness.open(path, CLUSTER)) == "FL-STATE-DAMAGED"
+@pytest.mark.parametrize("content", [b"", b"[]", b"{", b"{}", b'{"kept":["x"],"evidence":[]}'])
+def test_a_damaged_file_is_set_aside_and_costs_the_others_nothing(tmp_path: Path, content: bytes) -> None:
+    folder = tmp_path / "witness"
+    witness = Witness(folder, CLUSTER)
+    witness.keep(head(4).text(), "ctl-1", KEY.public)
+    (folder / "ctl-2.json").write_bytes(content)
+    (folder / "ctl-2.json").chmod(0o600)
+    with capture_logs() as said:
+        assert witness.heads == [head(4)]
+    assert said[0]["code"] == "FL-STATE-DAMAGED"
+    assert (folder / "ctl-2.damaged").read_bytes() == content
+
+
+def test_a_file_with_heads_of_another_node_is_damaged(tmp_path: Path) -> None:
+    folder = tmp_path / "witness"
+    witness = Witness(folder, CLUSTER)
+    witness.keep(head(4).text(), "ctl-1", KEY.public)
+    (folder / "ctl-1.json").rename(folder / "ctl-9.json")
+    assert witness.told("ctl-9") == []
+
+
+@pytest.mark.parametrize("node", ["../keys/host", "a/b", "", ".x", "A"])
+def test_attack_no_name_leads_to_another_file(tmp_path: Path, node: str) -> None:
+    assert denied(lambda: Witness(tmp_path / "witness", CLUSTER).shown(node)) == "FL-AUDIT-HEAD"
+
+
+def test_there_is_a_bound_and_who_left_is_forgotten(tmp_path: Path) -> None:
+    witness = Witness(tmp_path / "witness", CLUSTER, most_nodes=3)
+    for number in range(5):
+        name = f"ctl-{number}"
+        witness.keep(sign(KEY, cluster_uuid=CLUSTER, generation="aa", node=name, head=Head(1, "a" * 64),
+                          time=10).text(), name, KEY.public)
+    assert len(witness.heads) == 3
+    assert witness.told("ctl-4")
+    witness.retain(["ctl-3"])
+    assert {one.node for one in witness.heads} == {"ctl-3"}
