@@ -71,7 +71,7 @@ class Mesh:
                                      self.peers.talk, _opened, self._failed)
         self.sessions = Sessions(
             self.directory, clock, me=trust.node_id, generation="", first_epoch=0, commit=commit, cloned=cloned,
-            converse=self._converse, stale=self._is_stale)
+            converse=self._converse, stale=self._is_stale, heartbeat_s=settings.heartbeat_s)
         self.listeners = Listeners(self)
 
     def remember(self, host_key: PublicKey, user_key: PublicKey) -> None:

@@ -24,6 +24,8 @@ class ControllerSettings(NodeSettings):
     ssh_port: int = Field(default=22, ge=1, le=65535)
     api_tls_minimum: Literal["1.2", "1.3"] = "1.3"
     """The oldest TLS for clients of the API; the portal, and nodes among themselves, speak 1.3 only."""
+    heartbeat_s: float = Field(default=5.0, ge=0.2, le=300)
+    """Between two heartbeats of an engine; one that is silent for two and a half is late."""
     store_quota_mib: int = Field(default=2048, ge=8, le=8192)
     """What etcd's file may take of the disk in a cluster, MiB; the same at every Controller."""
 

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -89,8 +90,9 @@ async def run(state: Path, version: str, clock: Clock) -> None:
         engine = Engine(state, version, clock, settings, trust, user_key, host_key, journal, way, spool)
         listener = await serve(engine.application(), [control], presented=None,
                                limits=Limits(keep_alive=True, body_bytes=1024 * 1024), admission=None)
+        on_signals(engine.stopping, engine.hung_up)
         try:
-            await engine.run()
+            await engine.run(notify)
         finally:
             await listener.close(0.5)
             way.close()
@@ -132,7 +134,8 @@ class Engine:
     commands: Commands = field(init=False)
     upload: Upload = field(init=False)
     witnesses: Witnesses = field(init=False)
-    _stop: asyncio.Event = field(default_factory=asyncio.Event)
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set it to have it end."""
     _offset: int = 0
     """Store time minus this machine's clock, microseconds."""
     _asked: float = float("-inf")
@@ -162,13 +165,13 @@ class Engine:
         """What the control socket serves."""
         operations = Operations(self)
         return build([
-            system_api.routes(operations, self.version), system_api.stopping(self._stop.set),
+            system_api.routes(operations, self.version), system_api.stopping(self.stopping.set),
             nodes_api.reading(operations), services_api.reading(operations), mesh_api.routes(operations),
             audit_api.reading(self.witnesses),
         ], version=self.version, public=system_api.PUBLIC)
 
-    async def run(self) -> None:
-        """Follow the plan until stopped."""
+    async def run(self, tell: Callable[[str], None]) -> None:
+        """Follow the plan until stopped. *tell*: systemd, say, of ``READY=1`` and ``STOPPING=1``."""
         self.plan = self._stored_plan()
         await self.documents.restore()
         async with asyncio.TaskGroup() as group:
@@ -177,14 +180,13 @@ class Engine:
                           group.create_task(self.documents.work(), name="documents"),
                           group.create_task(self.upload.run(), name="logs"),
                           group.create_task(self.witnesses.show(), name="journal")]
-            on_signals(self._stop, self._hung_up)
             if self.plan is not None:
                 await self._apply(self.plan)
             self.supervisor.want(self._controllers())
-            notify("READY=1")
+            tell("READY=1")
             log.info("engine.ready", version=self.version, plan=self.plan.revision if self.plan else 0)
-            await self._stop.wait()
-            notify("STOPPING=1")
+            await self.stopping.wait()
+            tell("STOPPING=1")
             log.info("engine.stopping")
             drain_s = 0.0 if self.standing == "removed" else DRAIN_S
             await asyncio.gather(self.listeners.close(drain_s), self.supervisor.drain(drain_s))
@@ -235,7 +237,7 @@ class Engine:
                 self.trust.save(self.state)
             self._record("node.removed")
             log.warning("node.removed", code="FL-NODE-REMOVED")
-            self._stop.set()
+            self.stopping.set()
 
     def frozen(self) -> None:
         """Wait for an operator."""
@@ -311,7 +313,7 @@ class Engine:
 
     def _target(self, port: int) -> Target | None:
         """Where this node's own service on *port* is by the plan as it is now; None: it is no longer declared."""
-        if self._stop.is_set():
+        if self.stopping.is_set():
             return None
         serve = next((s for s in self.plan.serve if s.port == port), None) if self.plan else None
         return Target(serve.host, serve.target_port, serve.service) if serve else None
@@ -418,8 +420,8 @@ class Engine:
                 "hosts": operations.hosts(), "documents": [held.model_dump() for held in self.documents.held],
                 "machine": machine()}
 
-    def _hung_up(self) -> None:
-        """SIGHUP."""
+    def hung_up(self) -> None:
+        """SIGHUP: settings anew, and every document and Controller again."""
         try:
             self._reload()
         except FairleadError as error:

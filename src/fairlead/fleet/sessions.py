@@ -56,7 +56,8 @@ from fairlead.transport.tunnel import Tunnel
 
 JOIN_SUBSYSTEM = "fairlead-join"
 HEARTBEAT_S = 5.0
-LATE_S = 2.5 * HEARTBEAT_S
+LATE = 2.5
+"""Heartbeats without a word, and an engine is late."""
 CARRIER_WAIT_S = 10.0
 GATHER_S = 0.02
 """Changes that come together make one plan."""
@@ -143,8 +144,9 @@ class Sessions:
 
     def __init__(self, directory: Directory, clock: Clock, *, me: str, generation: str, first_epoch: int,
                  commit: Commit, cloned: Callable[[Node], Awaitable[None]], converse: Converse | None = None,
-                 stale: Callable[[], bool] = lambda: False) -> None:
+                 stale: Callable[[], bool] = lambda: False, heartbeat_s: float = HEARTBEAT_S) -> None:
         """*stale*: whether the directory may have missed who was removed meanwhile."""
+        self._heartbeat_s = heartbeat_s
         self._directory = directory
         self._clock = clock
         self._me = me
@@ -215,7 +217,7 @@ class Sessions:
             return Health(node.state, node.joined_at)
         if session is None or session.link is None:
             return Health("down", node.joined_at)
-        late = self._clock.monotonic() - session.heard > LATE_S
+        late = self._clock.monotonic() - session.heard > LATE * self._heartbeat_s
         return Health("late" if late else "up", session.link.since, session.link.address,
                       tuple(session.problems), session.skew_s, session.acknowledged)
 
@@ -398,7 +400,7 @@ class Sessions:
         session.abilities = frozenset(hello.software.split())
         session.witness = KEEPS_HEADS in session.abilities
         await self._say(session, Welcome(v=VERSION, epoch=tunnel.epoch, server_time=self._clock.now(),
-                                         heartbeat_s=HEARTBEAT_S))
+                                         heartbeat_s=self._heartbeat_s))
         await self._send_plan(node_id, session, self._directory.controllers())
         if session.witness and self._head:
             await self._say(session, AuditHead(head=self._head))

@@ -473,7 +473,7 @@ async def test_health(house: House) -> None:
     await channel.hear()
     health = house.sessions.standing(SE_1)
     assert (health.state, health.acknowledged, health.problems, health.skew_s) == ("up", 7, ("y",), 3.0)
-    house.clock.set(fleet.LATE_S + 0.1)
+    house.clock.set(fleet.LATE * fleet.HEARTBEAT_S + 0.1)
     assert house.sessions.standing(SE_1).state == "late"
     channel.told.put_nowait(b"")
     await asyncio.wait_for(tunnel.wait_closed(), 10)

@@ -59,7 +59,7 @@ class Task:
         return path
 
 
-class _Fleet(asyncio.SelectorEventLoop):
+class Sourced(asyncio.SelectorEventLoop):
     """Connections from an address of their own each."""
 
     sources: Iterator[str]
@@ -156,7 +156,7 @@ class Callers:
 
 async def _main(task: Task) -> None:
     loop = asyncio.get_running_loop()
-    assert isinstance(loop, _Fleet)
+    assert isinstance(loop, Sourced)
     loop.sources = (f"{task.sources}.{n >> 8 & 255}.{n & 255}" for n in itertools.cycle(range(1, 65_000)))
     callers = Callers(task)
     began = time.monotonic()
@@ -167,5 +167,5 @@ async def _main(task: Task) -> None:
 if __name__ == "__main__":
     logs.start("callers", "error")
     descriptors.take_all()
-    with asyncio.Runner(loop_factory=_Fleet) as runner:
+    with asyncio.Runner(loop_factory=Sourced) as runner:
         runner.run(_main(Task(**json.loads(Path(sys.argv[1]).read_text()))))

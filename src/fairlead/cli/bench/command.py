@@ -21,6 +21,7 @@ def register(app: typer.Typer) -> None:
     bench.command()(tunnel)
     bench.command()(handshake)
     bench.command()(api)
+    bench.command()(fleet)
     app.add_typer(bench, name="bench")
 
 
@@ -114,6 +115,24 @@ def _links(seconds: float, rounds: int, rows: list[str], outside: str, *, json: 
     for weather, one in found.items():
         output.line(f"-- {weather}")
         one.show()
+
+
+def fleet(engines: Annotated[int, typer.Option("--engines", min=1, max=20_000, help="How many.")] = 100,
+          processes: Annotated[int, typer.Option("--processes", min=1, max=64, help=(
+              "Processes of engines; the weight of one is known from two on."))] = 2, json: Json = False) -> None:
+    """A fleet at one Controller: joining all at once, a document for all, coming back after its restart, being idle.
+
+    Real engines, many to a process, each with keys, a folder in memory and a loopback address of its own; a real
+    Controller on the disk of this machine, which they all share. Every 30 seconds a heartbeat.
+    """
+    from fairlead.cli.bench.fleet import Bench
+    from fairlead.cli.stage.processes import Processes
+    from fairlead.cli.stage.stage import Stage
+    with _folder() as (folder, at_the_end):
+        bench = Bench(Stage(folder, Processes(folder)), engines, processes, output.say)
+        at_the_end(bench.close)
+        found = bench.measure()
+    output.as_json(found) if json else output.facts(found)
 
 
 def handshake(seconds: Annotated[float, typer.Option("--seconds", min=0.05, max=3600, help=(
