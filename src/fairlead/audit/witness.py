@@ -100,12 +100,18 @@ def _thinned(kept: tuple[SignedHead, ...]) -> tuple[SignedHead, ...]:
 class Witness:
     """The heads that one node keeps, a file for each node that they are of, in a folder."""
 
-    def __init__(self, folder: Path, cluster_uuid: str, *, most_nodes: int = MOST_NODES) -> None:
-        """Makes the *folder* where it is missing. Raises OperatorError."""
+    def __init__(self, folder: Path, cluster_uuid: str, *, most_nodes: int | None = MOST_NODES,
+                 synced: bool = True) -> None:
+        """Makes the *folder* where it is missing. Raises OperatorError.
+
+        *most_nodes*: None where `retain` is the bound. Not *synced*: of thousands of nodes; a power cut may take the
+        last ones.
+        """
         files.make_private_folder(folder)
         self._folder = folder
         self._cluster_uuid = cluster_uuid
         self._most = most_nodes
+        self._synced = synced
         self._turn = asyncio.Lock()
 
     async def take(self, text: str, node: str, host_key: PublicKey) -> News:
@@ -123,11 +129,11 @@ class Witness:
         before = self.shown(node)
         after, news = learn(before, head)
         if after is not before:
-            if before == Shown():
-                self._make_room()
+            if before == Shown() and self._most is not None:
+                self._make_room(self._most)
             files.write_private(self._path(node), json.dumps({
                 "kept": [one.text() for one in after.kept], "evidence": [one.text() for one in after.evidence]},
-                indent=1).encode())
+                indent=1).encode(), synced=self._synced)
         return news
 
     def shown(self, node: str) -> Shown:
@@ -173,10 +179,10 @@ class Witness:
     def _files(self) -> list[Path]:
         return [path for path in self._folder.glob("*.json") if not path.name.startswith(".")]
 
-    def _make_room(self) -> None:
+    def _make_room(self, most: int) -> None:
         """Those that were changed longest ago go."""
         found = sorted(self._files(), key=lambda path: path.stat().st_mtime_ns)
-        for path in found[:max(0, len(found) + 1 - self._most)]:
+        for path in found[:max(0, len(found) + 1 - most)]:
             path.unlink(missing_ok=True)
 
 

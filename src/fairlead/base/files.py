@@ -48,17 +48,22 @@ def check_private_folder(path: Path) -> None:
                             f"chmod 700 {path}")
 
 
-def write_private(path: Path, data: bytes) -> None:
-    """Put *data* at *path*, 0600, atomic and synced to disk. Raises OperatorError when the disk refuses."""
+def write_private(path: Path, data: bytes, *, synced: bool = True) -> None:
+    """Put *data* at *path*, 0600, atomic and synced to disk. Raises OperatorError when the disk refuses.
+
+    Not *synced*: a power cut may bring the old content back, or none.
+    """
     temporary = ""
     try:
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mkstemp makes it 0600
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if synced:
+                os.fsync(file.fileno())
         Path(temporary).replace(path)
-        sync_folder(path.parent)
+        if synced:
+            sync_folder(path.parent)
     except OSError as error:
         if temporary:
             with contextlib.suppress(OSError):

@@ -88,8 +88,6 @@ ASK_AGAIN_S = 5.0
 """Between two questions to the portals why nobody lets us in."""
 FLUSH_TICKS = 60
 PORTAL_LIMITS = Limits(connections=512, body_bytes=16 * 1024)
-MOST_ENGINES = 100_000
-"""Whose journals' ends are kept."""
 API_LIMITS = Limits(connections=512, body_bytes=1024 * 1024, keep_alive=True)
 
 log = structlog.get_logger("fairlead.controller")
@@ -235,7 +233,7 @@ class _Controller:
             commands = EngineCommands(audit, mesh.directory, mesh.sessions)
             mesh.sessions.add(fleet)
             mesh.sessions.add(commands)
-            journals = Witness(self.state / ENGINES, str(trust.cluster_uuid), most_nodes=MOST_ENGINES)
+            journals = Witness(self.state / ENGINES, str(trust.cluster_uuid), most_nodes=None, synced=False)
             mesh.sessions.add(Journals(journals, audit, mesh.directory, mesh.sessions, trust.node))
             logs_of_engines = Logs(self.state, mesh.directory)
             mesh.sessions.offer(LOGS, logs_of_engines.serve)

@@ -34,7 +34,8 @@ from fairlead.transport.tunnel import Tunnel
 from fairlead.transport.way import Way
 
 HOSTS = "hosts"
-
+REST, MOST_REST_S = 4.0, 0.5
+"""Between two plans of its own: so many times as long as the last one took."""
 STALE_S = 60.0
 """A Controller of a cluster that has not heard of the store for so long lets no engine in; those that are in stay."""
 
@@ -63,6 +64,8 @@ class Mesh:
         self._loaded = False
         self._generation = ""
         self._changed = asyncio.Event()
+        self._plan: Plan | None = None
+        """The one that is in force."""
         self.problem = ""
         self.directory = Directory(store, clustered=clustered)
         self.directory.listen(self._changed.set)
@@ -151,27 +154,31 @@ class Mesh:
     async def follow_plan(self) -> None:
         """Dial and listen as this Controller's own plan says, and render its hosts file, at every change."""
         self._changed.set()
-        known: Plan | None = None
+        took = 0.0
         while True:
             await self._changed.wait()
+            await asyncio.sleep(min(REST * took, MOST_REST_S))  # thousands may join: there is other work
             self._changed.clear()
+            began = asyncio.get_running_loop().time()
             self._keep_copy()
-            if self._trust.node_id not in self.directory.nodes:  # or nothing has been read yet
-                if self._loaded:
-                    self._removed()
-                continue
-            plan = self.plan()
-            if known is not None and plans.same(known, plan):
-                continue
-            known = plan
-            self.supervisor.want(plan.controllers)
-            try:
-                await self.listeners.apply(plans.listeners(plan, self._settings.see()))
-                files.write_private(self._state / HOSTS, plans.hosts(plan, self._settings.see()).encode())
-                self.problem = ""
-            except FairleadError as error:
-                self.problem = error.line()
-                log.error("plan.problem", code=error.code, reason=error.message)
+            if self._trust.node_id in self.directory.nodes:
+                await self._follow(self.plan())
+            elif self._loaded:  # or nothing has been read yet
+                self._removed()
+            took = asyncio.get_running_loop().time() - began
+
+    async def _follow(self, plan: Plan) -> None:
+        if self._plan is not None and plans.same(self._plan, plan):
+            return
+        self._plan = plan
+        self.supervisor.want(plan.controllers)
+        try:
+            await self.listeners.apply(plans.listeners(plan, self._settings.see()))
+            files.write_private(self._state / HOSTS, plans.hosts(plan, self._settings.see()).encode())
+            self.problem = ""
+        except FairleadError as error:
+            self.problem = error.line()
+            log.error("plan.problem", code=error.code, reason=error.message)
 
     async def drain(self, within_s: float) -> None:
         """Open no more streams, let those that are open end."""

@@ -27,8 +27,9 @@ from fairlead.enrol.trust import Trust
 from fairlead.keys.ssh import PrivateKey, PublicKey
 from fairlead.store.protocol import StoreUnavailable
 
-SHOW_S = 3.0
-"""Between two heads: what happens meanwhile is in the next one."""
+SHOW_S, SHOW_ENGINE_S = 3.0, 0.01
+"""Between two heads, and longer by so much for each engine, which all keep them: what happens meanwhile is in the next
+one."""
 ASK_S = 60.0
 """Between two questions to the other Controllers where their logs end."""
 ANSWER_S = 2.0
@@ -78,7 +79,7 @@ class Witnessing:
                                       time=self._clock.now()).text()
                     await self._keep(self._me, self._head, self._host_key.public)
                     await self._mesh.sessions.show(self._head)
-            await asyncio.sleep(SHOW_S)
+            await asyncio.sleep(SHOW_S + SHOW_ENGINE_S * self._mesh.sessions.count)
 
     async def ask(self) -> None:
         """Ask the other Controllers where their logs end, now and then, until cancelled."""

@@ -7,6 +7,7 @@ Controller was shown was written anew, from the first record too.
 
 import asyncio
 import contextlib
+import random
 from collections.abc import Awaitable, Callable, Mapping
 from operator import methodcaller
 from typing import Any, Protocol
@@ -20,8 +21,8 @@ from fairlead.base.errors import FairleadError
 from fairlead.keys.ssh import PrivateKey
 
 JOURNAL = "journal"
-SHOW_S = 3.0
-"""Between two heads: what happens meanwhile is in the next one."""
+SHOW_S = 10.0
+"""Between two heads, more or less: a fleet does not show them in step. What happens meanwhile is in the next one."""
 ANSWER_S = 2.0
 
 
@@ -74,7 +75,7 @@ class Witnesses:
                 text = sign(self._host_key, cluster_uuid=self._cluster_uuid, generation=JOURNAL, node=self._node,
                             head=head, time=self._clock.now()).text()
                 await self._each(methodcaller("show", text))
-            await asyncio.sleep(SHOW_S)
+            await asyncio.sleep(SHOW_S * random.SystemRandom().uniform(0.5, 1.5))
 
     async def recent(self, limit: int) -> list[dict[str, Any]]:
         """The newest records, oldest first. Raises Refused FL-AUDIT-BROKEN."""

@@ -60,6 +60,8 @@ TRIES = 5
 TOGETHER = 64
 GATHER_S = 0.01
 """Changes that come together are told, and judged, together."""
+REST = 4.0
+"""Between two looks at what is on its way: so many times as long as the last one took."""
 TICK_S = 1.0
 """While something is on its way: patience ends by the clock."""
 
@@ -118,8 +120,10 @@ class Configuration:
         self._leading = leading
         self._fence = fence
         self._documents = directory.keep(DOCUMENTS, decode)
-        self._told: dict[str, tuple[Assigned, ...]] = {}
-        """By the id of an engine: what it was last told."""
+        self._told: dict[str, tuple[Node, int, tuple[Assigned, ...]]] = {}
+        """By the id of an engine: what it was last told, and what that was made from: the node, and all documents."""
+        self._known: dict[tuple[Assigned, ...], tuple[Assigned, ...]] = {}
+        """Engines of one kind are told the same: it is kept once."""
         self._held: dict[str, dict[str, Held]] = {}
         """By the id of an engine and the key of a document: what it last said."""
         self._turn = asyncio.Lock()
@@ -261,6 +265,7 @@ class Configuration:
             self._dirty.clear()
             for gone in self._held.keys() - self._directory.nodes.keys():
                 del self._held[gone]
+            self._known.clear()
             linked = self._engines.linked(self.ability)
             for start in range(0, len(linked), TOGETHER):
                 await asyncio.gather(*map(self._tell, linked[start:start + TOGETHER]))
@@ -269,12 +274,17 @@ class Configuration:
         node = self._directory.nodes.get(node_id)
         if node is None:
             return
+        told = self._told.get(node_id)
+        version = self._directory.changes[DOCUMENTS]
+        if told is not None and told[0] is node and told[1] == version:
+            return
         documents = tuple(assigned(node, self._documents.values()))
         if len(documents) > MOST_DOCUMENTS:
             log.error("documents.many", code="FL-DOCUMENT-MANY", about=node.name, documents=len(documents))
             documents = documents[:MOST_DOCUMENTS]
-        if documents != self._told.get(node_id):
-            self._told[node_id] = documents
+        documents = self._known.setdefault(documents, documents)
+        self._told[node_id] = node, version, documents
+        if told is None or told[2] != documents:
             await self._engines.tell(node_id, Assignment(
                 generation=self._generation(), revision=self._directory.revision, documents=list(documents)))
 
@@ -282,16 +292,19 @@ class Configuration:
 
     async def drive(self) -> None:
         """As the leader, move on what is on its way, until cancelled."""
+        took = 0.0
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(TICK_S if self._on_its_way() else None):
                     await self._moved.wait()
-            await asyncio.sleep(GATHER_S)
+            await asyncio.sleep(max(GATHER_S, min(REST * took, TICK_S)))
             self._moved.clear()
+            began, took = asyncio.get_running_loop().time(), 0.0
             if self._leading():
                 for document in self._on_its_way():
                     with contextlib.suppress(StoreUnavailable, NotLeading):  # the next tick tries again
                         await self._move(document)
+                took = asyncio.get_running_loop().time() - began
 
     def _on_its_way(self) -> list[Document]:
         return [document for document in self._documents.values() if document.stage not in ("done", "halted")]

@@ -18,7 +18,7 @@ from fairlead.base import strict
 from fairlead.link.documents import digest
 from fairlead.link.messages import Assigned
 from fairlead.nodes.node import Node
-from fairlead.nodes.policy import names
+from fairlead.nodes.policy import means
 
 Stage = Literal["first", "some", "all", "done", "halted"]
 """A new revision goes to one engine, then to a tenth of them, then to all; when all that are there have answered, it is
@@ -79,7 +79,7 @@ class Document:
 
     def meant_for(self, node: Node) -> bool:
         """Whether *node* is one of its engines."""
-        return node.role == "engine" and node.state == "up" and self.target in names(node)
+        return node.role == "engine" and node.state == "up" and means(self.target, node)
 
     def reaches(self, node: Node) -> bool:
         """Whether this revision has come to *node*, one of its engines, by now."""
@@ -99,7 +99,7 @@ def assigned(node: Node, documents: Iterable[Document]) -> list[Assigned]:
             continue
         if one.reaches(node):
             found.append(Assigned(kind=one.kind, name=one.name, revision=one.revision, digest=one.digest, keep=False))
-        elif (former := one.former) is not None and former.target in names(node):
+        elif (former := one.former) is not None and means(former.target, node):
             found.append(Assigned(kind=one.kind, name=one.name, revision=former.revision, digest=former.digest,
                                   keep=True))
         else:
@@ -113,7 +113,7 @@ def body_of(node: Node, documents: Iterable[Document], wanted: str) -> str:
         if one.meant_for(node):
             if one.digest == wanted and one.reaches(node):
                 return one.body
-            if one.former is not None and one.former.digest == wanted and one.former.target in names(node):
+            if one.former is not None and one.former.digest == wanted and means(one.former.target, node):
                 return one.former.body
     return ""
 

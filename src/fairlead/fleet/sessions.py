@@ -87,6 +87,8 @@ class Session:
     channel: Channel | None = None
     plan: bytes = b""
     """The digest of the last that was sent."""
+    planned: tuple[Node, int, str] | None = None
+    """What that was made from: the node, `Directory.common`, and the generation."""
     acknowledged: int = 0
     problems: list[str] = field(default_factory=list)
     heard: float = 0.0
@@ -195,6 +197,11 @@ class Sessions:
         """Say *message* to an engine, if it is connected."""
         if (session := self._sessions.get(node_id)) is not None:
             await self._say(session, message)
+
+    @property
+    def count(self) -> int:
+        """How many engines have been here."""
+        return len(self._sessions)
 
     def state(self, node: Node) -> str:
         """How *node* is doing, in a word."""
@@ -431,6 +438,10 @@ class Sessions:
         node = self._directory.nodes.get(node_id)
         if node is None:
             return
+        made_from = node, self._directory.common, self._generation
+        if session.plan and session.planned == made_from:  # thousands join: what concerns one changes no other's plan
+            return
+        session.planned = made_from
         plan = plan_for(node, [*controllers, node], self._directory.services.values(),
                         generation=self._generation, revision=self._directory.revision)
         if session.plan != (asks := digest(plan)):
@@ -499,7 +510,8 @@ class Sessions:
 
     def _changed(self) -> None:
         """Cut whoever is no longer what it logged in as; then let everybody have the new plan."""
-        for tunnel in list(self._tunnels):
+        touched = self._directory.touched
+        for tunnel in [t for t in self._tunnels if touched is None or t.peer.node_id in touched]:
             entry = self._directory.keys.get(tunnel.peer.fingerprint)
             node = self._directory.nodes.get(tunnel.peer.node_id)
             allowed = ("pending", "active") if tunnel.peer.standing == "pending" else ("active",)

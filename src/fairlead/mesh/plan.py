@@ -37,7 +37,8 @@ def plan_for(me: Node, nodes: Iterable[Node], services: Iterable[Service], *, ge
     known = {n.name for n in seen} | {"controllers", "engines"}
     return Plan(
         generation=generation, revision=revision, node=me.name, internal_address=me.internal_address,
-        nodes=[PlanNode(name=n.name, role=n.role, internal_address=n.internal_address) for n in seen],
+        nodes=[PlanNode.model_construct(name=n.name, role=n.role, internal_address=n.internal_address)  # checked before
+               for n in seen],
         controllers=[PlanController(
             node_id=n.id, name=n.name, addresses=[host for host, _ in n.endpoint.places], ssh_port=n.endpoint.ssh_port,
             portal_port=n.endpoint.portal_port, internal_address=n.internal_address, host_key=n.host_key,

@@ -9,6 +9,7 @@ another through the mesh, so after everything was switched off the mesh has to b
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any, Protocol, TypeVar
 
@@ -73,6 +74,12 @@ class Directory:
         """By name."""
         self.addresses: dict[str, tuple[AddressEntry, int]] = {}
         """By address: the entry and its revision."""
+        self.common = 0
+        """Counts changes of what concerns everybody: Controllers and services."""
+        self.touched: set[str] | None = None
+        """While a listener is called: the ids of the nodes that the change is about; None: perhaps of all."""
+        self.changes: Counter[str] = Counter()
+        """Of what is followed besides, by its kind."""
         self._kept: dict[str, tuple[dict[str, Any], Callable[[bytes], Any]]] = {}
         self._clear()
         self.heard = float("-inf")
@@ -104,14 +111,16 @@ class Directory:
             self._apply(Event(record.key, record.value, record.revision))
         async with self._moved:
             self._revision = listing.revision  # not the higher one: another store counts anew
+        self.common += 1
+        self.changes.update(self._kept.keys())
+        self.touched = None
         await self._advance(listing.revision, relevant=True)
 
     def cluster(self) -> None:
         """From now on the store is one of many members: its own services are there."""
         self._own = STORE_SERVICES
         self.services |= {service.name: service for service in self._own}
-        for changed in self._listeners:
-            changed()
+        self._tell_all()
 
     def snapshot(self) -> bytes:
         """The Controllers and their keys as they stand, for `restore`."""
@@ -129,18 +138,18 @@ class Directory:
         self._clear()
         self.nodes |= picture.nodes
         self.keys |= picture.keys
-        for changed in self._listeners:
-            changed()
+        self._tell_all()
 
     async def follow(self) -> None:
         """Keep up with the store until cancelled."""
         while True:
             try:
                 async for batch in self._store.watch("", self._revision):
-                    relevant = False
+                    relevant, self.touched = False, set()
                     for event in batch:
                         relevant |= self._apply(event)
                     await self._advance(batch[-1].revision, relevant=relevant)
+                    self.touched = None
             except Compacted:
                 await self._read_again()
 
@@ -186,6 +195,10 @@ class Directory:
             table.clear()
         self.services |= {service.name: service for service in self._own}
 
+    def _touch(self, node_id: str) -> None:
+        if self.touched is not None:
+            self.touched.add(node_id)
+
     async def _advance(self, revision: int, *, relevant: bool) -> None:
         self.heard = asyncio.get_running_loop().time()
         async with self._moved:
@@ -194,6 +207,11 @@ class Directory:
         if relevant:
             for changed in self._listeners:
                 changed()
+
+    def _tell_all(self) -> None:
+        self.common += 1
+        for changed in self._listeners:
+            changed()
 
     def _apply(self, event: Event) -> bool:
         """Take one change in; whether anybody has to know of it."""
@@ -206,13 +224,23 @@ class Directory:
                 self.addresses[rest] = (address_from(value), event.revision)
             return False
         if kind == "nodes":
+            before = self.nodes.get(rest)
             _set(self.nodes, rest, value, node_from)
+            self._touch(rest)
+            self.common += any(node is not None and node.role == "controller"
+                               for node in (before, self.nodes.get(rest)))
         elif kind == "keys":
+            entry = self.keys.get(rest)
             _set(self.keys, rest, value, key_from)
+            for one in (entry, self.keys.get(rest)):
+                if one is not None:
+                    self._touch(one.node_id)
         elif kind == "services":
             _set(self.services, rest, value, service_from)
+            self.common += 1
         elif kind in self._kept:
             table, read = self._kept[kind]
+            self.changes[kind] += 1
             try:
                 _set(table, rest, value, read)
             except (ValueError, TypeError) as error:  # of a later version, say

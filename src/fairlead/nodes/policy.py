@@ -41,15 +41,15 @@ def owns(node: Node, service: Service) -> bool:
     return service.owner in (node.name, f"role:{node.role}")
 
 
-def names(node: Node) -> set[str]:
-    """Everything that means *node*: its name, its role's plural, its labels."""
-    return {node.name, f"{node.role}s", *(f"{key}={value}" for key, value in node.labels.items())}
+def means(who: str, node: Node) -> bool:
+    """Whether *who* means *node*: its name, its role's plural, or one of its labels."""
+    key, label, value = who.partition("=")
+    return node.labels.get(key) == value if label else who in (node.name, f"{node.role}s")
 
 
 def allowed(node: Node, service: Service) -> str | None:
     """The entry of the service's policy that lets *node* in, or None."""
-    meant = names(node)
-    return next((who for who in service.allow if who in meant), None)
+    return next((who for who in service.allow if means(who, node)), None)
 
 
 def refusal(node: Node, owner: Node, service: Service) -> str | None:

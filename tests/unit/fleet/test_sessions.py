@@ -116,6 +116,7 @@ class House:
 
     def offer(self, *services: Service) -> None:
         self.directory.services = {s.name: s for s in services}
+        self.directory.common += 1
 
     async def changed(self) -> None:
         await self.directory._advance(self.directory.revision + 1, relevant=True)
