@@ -86,6 +86,14 @@ class Node(BaseModel):
     token: str | None
 
 
+class NodeEvent(Answer):
+    """An engine became up, late, down or something else."""
+
+    time: str
+    state: str
+    before: str | None = Field(description="null: the Controller had just started.")
+
+
 class Removed(Answer):
     """What is no more."""
 

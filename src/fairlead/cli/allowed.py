@@ -48,6 +48,7 @@ COMMANDS: Mapping[tuple[str, ...], Allowed] = {
     ("token", "revoke"): _PLAIN,
     ("node", "list"): _SHOWN,
     ("node", "show"): _SHOWN,
+    ("node", "events"): _SHOWN,
     ("node", "remove"): _PLAIN,
     ("node", "release"): _of("--fingerprint"),
     ("node", "label"): _PLAIN,

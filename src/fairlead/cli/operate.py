@@ -23,6 +23,7 @@ TUNNEL_COLUMNS = ("peer", "kind", "direction", "user", "state", "since", "stream
 MEMBER_COLUMNS = ("name", "role", "state", "internal_address", "address", "lag", "size", "version")
 MOST_EXPORT = 1 << 30
 WITNESS_COLUMNS = ("name", "node", "seq", "state")
+EVENT_COLUMNS = ("time", "state", "before")
 AUDIT_COLUMNS = ("seq", "time", "event", "subject", "by", "details")
 
 
@@ -35,8 +36,8 @@ def register(app: typer.Typer) -> None:
             ("bundle", "Credential bundles.", {"export": bundle_export, "request": bundle_request,
                                                "show": bundle_show}),
             ("token", "One-time tokens.", {"list": token_list, "show": token_show, "revoke": token_revoke}),
-            ("node", "Nodes of the cluster.", {"list": node_list, "show": node_show, "remove": node_remove,
-                                               "release": node_release, "label": node_label}),
+            ("node", "Nodes of the cluster.", {"list": node_list, "show": node_show, "events": node_events,
+                                               "remove": node_remove, "release": node_release, "label": node_label}),
             ("cluster", "The Controllers of the cluster.", {
                 "status": cluster_status, "ca": cluster_ca, "client-certificate": rescue.client_certificate,
                 "recover": rescue.recover}),
@@ -219,6 +220,12 @@ def node_show(context: typer.Context, name: str, state: State = None, json: Json
     """One node."""
     found = client(context, state).get(_path("node", name))
     output.as_json(found) if json else output.facts(found)
+
+
+def node_events(context: typer.Context, name: str, state: State = None, json: Json = False) -> None:
+    """When an engine came, was late and went, as this Controller saw it; newest first."""
+    _list(context, state, _path("node", name) + "/events", EVENT_COLUMNS, "nothing since this Controller started",
+          json=json)
 
 
 def node_remove(context: typer.Context, name: str, state: State = None) -> None:

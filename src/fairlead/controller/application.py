@@ -135,6 +135,7 @@ class Parts:
     presenting: Presenting
     backups: Saving
     configuration: documents.Configuring
+    changes: nodes.Observing
     stop: Callable[[], None]
 
 
@@ -181,7 +182,8 @@ def routers(parts: Parts) -> Sequence[APIRouter]:
             lambda: settings.rules().longest),
         users.routes(people), keys.routes(parts.keys),
         apitokens.routes(parts.tokens), enrolment.routes(desk, operations), nodes.reading(operations),
-        nodes.writing(operations, operations), services.reading(operations), services.writing(operations),
+        nodes.writing(operations, operations), nodes.watching(parts.changes), services.reading(operations),
+        services.writing(operations),
         documents.routes(parts.configuration), mesh.routes(operations), audit.routes(operations),
         backup.routes(parts.backups),
         cluster.routes(operations, operations, system.public_version(parts.version)),

@@ -49,6 +49,7 @@ from fairlead.enrol.redeem import GENERATION, Enrolment, Office
 from fairlead.enrol.trust import HOST_KEY, USER_KEY, Trust, load_key
 from fairlead.enrol.trust import load as load_trust
 from fairlead.fleet import commit
+from fairlead.fleet.changes import Changes
 from fairlead.fleet.configuration import Configuration
 from fairlead.keys.replay import ReplayCache
 from fairlead.keys.ssh import PrivateKey, PublicKey
@@ -227,6 +228,7 @@ class _Controller:
             fleet = Configuration(store, audit, mesh.directory, mesh.sessions, generation=lambda: mesh.generation,
                                   leading=lambda: cluster.leading, fence=cluster.fence)
             mesh.sessions.add(fleet)
+            changes = Changes(mesh.directory, mesh.sessions, clock)
             shelf = shelf_for(store, audit, str(trust.cluster_uuid))
             settings = Settings(shelf)
             people = People(store, audit, passwords, Sessions(store, settings.rules), self.refusals, settings.rules)
@@ -241,7 +243,8 @@ class _Controller:
             app = application(Parts(
                 self.version, shelf, catalogue, certificates, cluster.signing, operations, desk, people,
                 people.tokens, keys, presentation,
-                Backups(store, audit, cluster.signing, trust, self.host_key, self.user_key), fleet, self.stop.set))
+                Backups(store, audit, cluster.signing, trust, self.host_key, self.user_key), fleet, changes,
+                self.stop.set))
 
             tasks: list[asyncio.Task[None]] = []
 
@@ -255,7 +258,7 @@ class _Controller:
                 await self._insist(shelf.load)
                 begin(objects=shelf.follow(), directory=mesh.directory.follow(), tokens=enrolment.follow(),
                       plans=mesh.sessions.push(), documents=fleet.push(), rollouts=fleet.drive(),
-                      heads=witnessing.show(), witness=witnessing.ask(),
+                      states=changes.watch(), heads=witnessing.show(), witness=witnessing.ask(),
                       clock=self._tick(store, enrolment, audit, cluster))
                 if cluster.clustered:
                     cluster.lead()  # who has not read who is removed decides nothing

@@ -190,8 +190,13 @@ class Sessions:
             await self._say(session, message)
 
     def state(self, node: Node) -> str:
-        """How *node* is doing, in a word."""
-        return self.standing(node).state
+        """How *node*, an engine, is doing, in a word."""
+        session = self._sessions.get(node.id)
+        if node.state != "up":
+            return node.state
+        if session is None or session.link is None:
+            return "down"
+        return "late" if self._clock.monotonic() - session.heard > LATE_S else "up"
 
     @property
     def tunnels(self) -> list[Tunnel]:
@@ -205,14 +210,11 @@ class Sessions:
 
     def standing(self, node: Node) -> Health:
         """How *node*, an engine, is doing."""
-        session = self._sessions.get(node.id)
-        if node.state != "up":
-            return Health(node.state, node.joined_at)
-        if session is None or session.link is None:
-            return Health("down", node.joined_at)
-        late = self._clock.monotonic() - session.heard > LATE_S
-        return Health("late" if late else "up", session.link.since, session.link.address,
-                      tuple(session.problems), session.skew_s, session.acknowledged)
+        state, session = self.state(node), self._sessions.get(node.id)
+        if state not in ("up", "late") or session is None or session.link is None:
+            return Health(state, node.joined_at)
+        return Health(state, session.link.since, session.link.address, tuple(session.problems), session.skew_s,
+                      session.acknowledged)
 
     # -- the door -----------------------------------------------------------------------------------------------------
 

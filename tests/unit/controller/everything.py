@@ -35,4 +35,5 @@ def parts(everything: Any, people: Any = None) -> Parts:
     """What the application is made of."""
     shelf, catalogue = shelf_for(everything, everything, str(CLUSTER)), Catalogue()
     return Parts("1", shelf, catalogue, certificates_of(shelf, everything, catalogue), everything, everything,
-                 everything, people, everything, everything, everything, everything, everything, lambda: None)
+                 everything, people, everything, everything, everything, everything, everything, everything,
+                 lambda: None)

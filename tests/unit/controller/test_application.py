@@ -29,6 +29,7 @@ OWN = {
     "GET /api/config/{kind}/{name}/status": "config:read", "PUT /api/config/{kind}/{name}": "config:write",
     "DELETE /api/config/{kind}/{name}": "config:write",
     "GET /api/hosts": "node:read", "GET /api/node": "node:read", "GET /api/node/{name}": "node:read",
+    "GET /api/node/{name}/events": "node:read",
     "DELETE /api/node/{name}": "node:write", "POST /api/node/{name}/label": "node:write",
     "POST /api/node/{name}/release": "node:write", "GET /api/policy": "service:read",
     "GET /api/openapi.json": "status:read",
