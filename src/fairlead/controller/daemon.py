@@ -51,6 +51,7 @@ from fairlead.enrol.trust import load as load_trust
 from fairlead.fleet import commit
 from fairlead.fleet.changes import Changes
 from fairlead.fleet.configuration import Configuration
+from fairlead.fleet.metrics import EngineMetrics
 from fairlead.keys.replay import ReplayCache
 from fairlead.keys.ssh import PrivateKey, PublicKey
 from fairlead.keys.wire import from_b64
@@ -227,7 +228,9 @@ class _Controller:
                                   *mesh.problems, *cluster.problems])
             fleet = Configuration(store, audit, mesh.directory, mesh.sessions, generation=lambda: mesh.generation,
                                   leading=lambda: cluster.leading, fence=cluster.fence)
-            mesh.sessions.add(fleet)
+            told = EngineMetrics(mesh.sessions)
+            for subject in (fleet, told):
+                mesh.sessions.add(subject)
             changes = Changes(mesh.directory, mesh.sessions, clock)
             shelf = shelf_for(store, audit, str(trust.cluster_uuid))
             settings = Settings(shelf)

@@ -7,7 +7,7 @@ that it claims about its sender.
 import asyncio
 import random
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import structlog
@@ -18,6 +18,7 @@ from fairlead.engine.documents import Documents
 from fairlead.link import frames
 from fairlead.link.messages import (
     KEEPS_HEADS,
+    REPORTS_METRICS,
     SUBSYSTEM,
     TAKES_DOCUMENTS,
     VERSION,
@@ -35,6 +36,8 @@ from fairlead.link.messages import (
     Held,
     Hello,
     Holding,
+    Metrics,
+    MetricsWanted,
     NewPlan,
     Plan,
     PlanController,
@@ -43,10 +46,11 @@ from fairlead.link.messages import (
     Welcome,
     from_controller,
 )
+from fairlead.link.metrics import Name
 from fairlead.transport.channel import Channel
 from fairlead.transport.tunnel import Tunnel
 
-ABILITIES = (KEEPS_HEADS, TAKES_DOCUMENTS)
+ABILITIES = (KEEPS_HEADS, TAKES_DOCUMENTS, REPORTS_METRICS)
 SILENT_HEARTBEATS = 4
 """A Controller that answers no heartbeat for this long is not there, whatever its TCP connection says."""
 
@@ -100,6 +104,10 @@ class Following(Protocol):
         """The configuration that Controllers assign."""
         ...
 
+    def measure(self) -> Mapping[Name, float]:
+        """How this node is, in numbers."""
+        ...
+
 
 class Link:
     """One node's links to its Controllers."""
@@ -137,6 +145,8 @@ class _Conversation:
         self._channel = channel
         self._every = asyncio.get_running_loop().create_future()
         self._unanswered = 0
+        self._metrics: MetricsWanted | None = None
+        self._metrics_due = 0.0
         self._fetching: dict[str, asyncio.Future[str]] = {}
 
     def ended(self) -> None:
@@ -182,6 +192,11 @@ class _Conversation:
             sequence += 1
             await _say(self._channel, Heartbeat(sequence=sequence, time=self._clock.now(),
                                                 problems=_shown(self._engine.problems)))
+            if self._metrics is not None and (now := self._clock.monotonic()) >= self._metrics_due:
+                self._metrics_due = now + self._metrics.every_s * draw.uniform(0.8, 1.2)
+                measured = self._engine.measure()
+                await _say(self._channel, Metrics(values={
+                    name: value for name, value in measured.items() if name in self._metrics.names}))
 
     async def _heed(self, fields: dict[str, Any]) -> None:
         match from_controller(fields):
@@ -206,6 +221,8 @@ class _Conversation:
             case Body(digest=digest, body=body):
                 if (waiting := self._fetching.get(digest)) is not None and not waiting.done():
                     waiting.set_result(body)
+            case MetricsWanted() as wanted:
+                self._metrics = wanted
             case StreamsWanted():
                 self._engine.open_streams(self._controller)
             case Removed():

@@ -52,6 +52,7 @@ from fairlead.nodes.policy import find
 from fairlead.nodes.service import STORE
 from fairlead.transport.channel import Channel
 from fairlead.transport.peer import Peer, Standing, Target
+from fairlead.transport.traffic import Traffic
 from fairlead.transport.tunnel import Tunnel
 
 JOIN_SUBSYSTEM = "fairlead-join"
@@ -156,6 +157,7 @@ class Sessions:
         self._stale = stale
         self._sessions: dict[str, Session] = {}
         self._tunnels: set[Tunnel] = set()
+        self._traffic = Traffic()
         self._dirty = asyncio.Event()
         self._arrived = asyncio.Condition()
         """Somebody serves one more port."""
@@ -202,6 +204,11 @@ class Sessions:
     def tunnels(self) -> list[Tunnel]:
         """Every live connection."""
         return list(self._tunnels)
+
+    @property
+    def carried(self) -> tuple[int, int]:
+        """Bytes that streams have brought from nodes, and taken to them, on connections that they opened to us."""
+        return self._traffic.total(self._tunnels)
 
     def is_link(self, tunnel: Tunnel) -> bool:
         """Whether *tunnel* is a control connection, which carries no streams."""
@@ -252,7 +259,9 @@ class Sessions:
 
     def left(self, tunnel: Tunnel) -> None:
         """A connection is gone."""
-        self._tunnels.discard(tunnel)
+        if tunnel in self._tunnels:
+            self._tunnels.discard(tunnel)
+            self._traffic.ended(tunnel)
         session = self._sessions.get(tunnel.peer.node_id)
         if session is not None:
             if session.link is tunnel:
