@@ -108,6 +108,14 @@ class Service(Answer):
     port: int
     target: str | None
     allow: list[str]
+    scrape: str | None = Field(description="The path of its metrics, of an exporter that Prometheus is to find.")
+
+
+class ScrapeTargets(Answer):
+    """Exporters, as Prometheus's HTTP service discovery takes them."""
+
+    targets: list[str]
+    labels: dict[str, str]
 
 
 class Document(Answer):

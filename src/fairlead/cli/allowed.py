@@ -54,7 +54,7 @@ COMMANDS: Mapping[tuple[str, ...], Allowed] = {
     ("node", "label"): _PLAIN,
     ("cluster", "status"): _SHOWN,
     ("cluster", "ca"): _PLAIN,
-    ("service", "add"): _of("--port", "--allow", "--node", "--role", "--target"),
+    ("service", "add"): _of("--port", "--allow", "--node", "--role", "--target", "--scrape"),
     ("service", "list"): _SHOWN,
     ("service", "remove"): _PLAIN,
     ("config", "put"): _of("--target", "--most-failures", "--revision", "--timeout",

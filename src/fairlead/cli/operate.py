@@ -17,7 +17,7 @@ from fairlead.cli.options import Json, State, client, folder, read, seconds
 
 NODE_COLUMNS = ("name", "role", "state", "internal_address", "address", "labels", "joined_at", "fingerprint")
 TOKEN_COLUMNS = ("id", "role", "node", "state", "expires_at", "issued_by", "refusals")
-SERVICE_COLUMNS = ("name", "owner", "port", "target", "allow")
+SERVICE_COLUMNS = ("name", "owner", "port", "target", "allow", "scrape")
 TUNNEL_COLUMNS = ("peer", "kind", "direction", "user", "state", "since", "streams", "bytes_in", "bytes_out", "cipher",
                   "kex", "transport")
 MEMBER_COLUMNS = ("name", "role", "state", "internal_address", "address", "lag", "size", "version")
@@ -261,12 +261,14 @@ def service_add(
         role: Annotated[str | None, typer.Option(help="Every node of this role owns one.")] = None,
         target: Annotated[str | None, typer.Option(
             metavar="HOST:PORT", help="Where the owner connects to; 127.0.0.1:PORT unless said.")] = None,
+        scrape: Annotated[str | None, typer.Option(
+            metavar="PATH", help="An engine's exporter, which Prometheus finds; its metrics are at this path.")] = None,
         state: State = None) -> None:
     """Declare a service: whatever is not declared does not exist."""
     if (node is None) == (role is None):
         raise typer.BadParameter("give one of --node and --role", param_hint="--node / --role")
     client(context, state).post("/api/service", {"name": name, "node": node, "role": role, "port": port,
-                                                 "target": target, "allow": allow})
+                                                 "target": target, "allow": allow, "scrape": scrape})
     output.say(f"{name} is declared")
 
 

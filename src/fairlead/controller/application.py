@@ -21,6 +21,7 @@ from fairlead.api import (
     keys,
     later,
     mesh,
+    metrics,
     nodes,
     objects,
     securechannel,
@@ -136,6 +137,7 @@ class Parts:
     backups: Saving
     configuration: documents.Configuring
     changes: nodes.Observing
+    measuring: metrics.Measuring
     stop: Callable[[], None]
 
 
@@ -184,8 +186,8 @@ def routers(parts: Parts) -> Sequence[APIRouter]:
         apitokens.routes(parts.tokens), enrolment.routes(desk, operations), nodes.reading(operations),
         nodes.writing(operations, operations), nodes.watching(parts.changes), services.reading(operations),
         services.writing(operations),
-        documents.routes(parts.configuration), mesh.routes(operations), audit.routes(operations),
-        backup.routes(parts.backups),
+        documents.routes(parts.configuration), mesh.routes(operations), metrics.routes(parts.measuring),
+        audit.routes(operations), backup.routes(parts.backups),
         cluster.routes(operations, operations, system.public_version(parts.version)),
         securechannel.generating(desk, catalogue, settings), fleet.runtimes(engines, catalogue),
         fleet.cloud_status(clouds, catalogue), certificates.renewing(parts.certificates, catalogue),

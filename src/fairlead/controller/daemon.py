@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import structlog
 
+from fairlead.api.counting import Answered
 from fairlead.audit.log import AuditLog, RefusalCounter
 from fairlead.audit.record import Entry
 from fairlead.audit.witness import FILE as WITNESS
@@ -37,6 +38,7 @@ from fairlead.controller.commands import Commands
 from fairlead.controller.desk import Desk
 from fairlead.controller.initialise import MIN_VERSION, STORE
 from fairlead.controller.mesh import Mesh
+from fairlead.controller.metrics import Numbers
 from fairlead.controller.operations import Operations
 from fairlead.controller.presentation import Presentation
 from fairlead.controller.settings import ControllerSettings
@@ -185,6 +187,7 @@ class _Controller:
     """The addresses may have changed."""
     https: list[Listener] = field(default_factory=list)
     refusals: RefusalCounter = field(default_factory=RefusalCounter)
+    answered: Answered = field(default_factory=Answered)
     presentation: Presentation | None = None
     """Once it is put together."""
     _asked: float = float("-inf")
@@ -220,18 +223,23 @@ class _Controller:
             witnessing = Witnessing(audit, mesh, trust, self.host_key,
                                     Witness.open(self.state / WITNESS, str(trust.cluster_uuid)), clock)
             desk = Desk(enrolment, registry, store, mesh, cluster, admittance, clock, witnessing)
+
+            def problems() -> list[str]:
+                return [*self.problems.values(), *self._presenting_problems(), *descriptors.problems(),
+                        *mesh.problems, *cluster.problems]
+
             operations = Operations(
                 me=trust.node_id, cluster_uuid=trust.cluster_uuid, version=self.version, view=self.settings.see(),
                 mesh=mesh, cluster=cluster, registry=registry, desk=desk, audit=audit,
-                witnessing=witnessing,
-                problems=lambda: [*self.problems.values(), *self._presenting_problems(), *descriptors.problems(),
-                                  *mesh.problems, *cluster.problems])
+                witnessing=witnessing, problems=problems)
             fleet = Configuration(store, audit, mesh.directory, mesh.sessions, generation=lambda: mesh.generation,
                                   leading=lambda: cluster.leading, fence=cluster.fence)
             told = EngineMetrics(mesh.sessions)
             for subject in (fleet, told):
                 mesh.sessions.add(subject)
             changes = Changes(mesh.directory, mesh.sessions, clock)
+            numbers = Numbers(version=self.version, view=self.settings.see(), mesh=mesh, cluster=cluster, tokens=desk,
+                              configuration=fleet, told=told, answered=self.answered.counts, problems=problems)
             shelf = shelf_for(store, audit, str(trust.cluster_uuid))
             settings = Settings(shelf)
             people = People(store, audit, passwords, Sessions(store, settings.rules), self.refusals, settings.rules)
@@ -243,11 +251,11 @@ class _Controller:
                                         settings, mesh.directory, desk, certificates, self.settings.api_tls)
             self.presentation = presentation
             shelf.listen(self.moved.set)
-            app = application(Parts(
+            app = self.answered.at("api", application(Parts(
                 self.version, shelf, catalogue, certificates, cluster.signing, operations, desk, people,
                 people.tokens, keys, presentation,
                 Backups(store, audit, cluster.signing, trust, self.host_key, self.user_key), fleet, changes,
-                self.stop.set))
+                numbers, self.stop.set)))
 
             tasks: list[asyncio.Task[None]] = []
 
@@ -378,7 +386,7 @@ class _Controller:
                         started=await store.now(),
                         presented=lambda digest: presented.recognises(digest, self.clock.monotonic()), now=store.now)
         self.https += [
-            await serve(portal, doors.portal, presented=presented, limits=PORTAL_LIMITS,
+            await serve(self.answered.at("portal", portal), doors.portal, presented=presented, limits=PORTAL_LIMITS,
                         admission=Admission(512, 32, patience_s=1.0)),
             await serve(application, doors.api, presented=api, limits=API_LIMITS,
                         admission=Admission(512, 64, patience_s=5.0))]

@@ -5,12 +5,12 @@ nobody knows them any more.
 """
 
 from array import array
-from collections.abc import Mapping
-from math import isnan, nan
+from collections.abc import Mapping, Sequence
+from math import nan
 from typing import Protocol
 
 from fairlead.link.messages import REPORTS_METRICS, AnyFromController, AnyFromEngine, Metrics, MetricsWanted
-from fairlead.link.metrics import NAMES, Name
+from fairlead.link.metrics import NAMES
 
 EVERY_S = 15.0
 
@@ -32,10 +32,9 @@ class EngineMetrics:
         self._engines = engines
         self._last: dict[str, array[float]] = {}
 
-    def last(self) -> Mapping[str, Mapping[Name, float]]:
-        """By the id of an engine."""
-        return {node_id: {name: value for name, value in zip(NAMES, values, strict=True) if not isnan(value)}
-                for node_id, values in self._last.items()}
+    def last(self) -> Mapping[str, Sequence[float]]:
+        """By the id of an engine, in the order of `NAMES`; NaN is what it has not said."""
+        return dict(self._last)
 
     async def greeted(self, node_id: str) -> None:
         """An engine has come: it is asked."""

@@ -32,6 +32,7 @@ OWN = {
     "GET /api/node/{name}/events": "node:read",
     "DELETE /api/node/{name}": "node:write", "POST /api/node/{name}/label": "node:write",
     "POST /api/node/{name}/release": "node:write", "GET /api/policy": "service:read",
+    "GET /metrics": "metrics:read", "GET /api/prometheus/targets": "metrics:read",
     "GET /api/openapi.json": "status:read",
     "GET /api/service": "service:read",
     "POST /api/service": "service:write", "DELETE /api/service/{name}": "service:write",
