@@ -19,8 +19,8 @@ from tests.conftest import need
 DEMO = (sys.executable, "-m", "fairlead.cli.main", "demo")
 DEADLINE_S = 300.0
 LAST = re.compile(r"demo: (\d+) checks passed, (\d+) failed")
-CHECKS = 19
-"""Where PostgreSQL and OpenSSH are installed."""
+CHECKS = 20
+"""Where PostgreSQL, OpenSSH and Prometheus are installed."""
 
 
 @dataclass(slots=True)
@@ -97,7 +97,7 @@ def gone(demo: Demo) -> bool:
 @pytest.mark.whole
 @pytest.mark.timeout(DEADLINE_S + 60)
 def test_every_check_passes_and_nothing_is_left(capsys: pytest.CaptureFixture[str]) -> None:
-    need("postgres", "psql", "ssh")
+    need("postgres", "psql", "ssh", "prometheus", "prometheus-node-exporter")
     began = time.monotonic()
     with running() as demo:
         demo.read()

@@ -101,6 +101,14 @@ class LogPage(Answer):
     place: str
 
 
+class NodeEvent(Answer):
+    """An engine became up, late, down or something else."""
+
+    time: str
+    state: str
+    before: str | None = Field(description="null: the Controller had just started.")
+
+
 class Removed(Answer):
     """What is no more."""
 
@@ -115,6 +123,14 @@ class Service(Answer):
     port: int
     target: str | None
     allow: list[str]
+    scrape: str | None = Field(description="The path of its metrics, of an exporter that Prometheus is to find.")
+
+
+class ScrapeTargets(Answer):
+    """Exporters, as Prometheus's HTTP service discovery takes them."""
+
+    targets: list[str]
+    labels: dict[str, str]
 
 
 class Document(Answer):

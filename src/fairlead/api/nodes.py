@@ -64,6 +64,14 @@ class CommandWanted(BaseModel):
     deadline_s: float = Field(default=10.0, gt=0, le=60)
 
 
+class Observing(Protocol):
+    """Who saw engines come and go."""
+
+    def of(self, name: str) -> list[dict[str, Any]]:
+        """The last changes of a node, newest first: time, state, before. Raises Refused FL-NODE-UNKNOWN."""
+        ...
+
+
 class Release(BaseModel):
     """The body of POST /api/node/NAME/release."""
 
@@ -89,6 +97,19 @@ def reading(cluster: Listing) -> APIRouter:
     @router.get("/api/node/{name}", summary="A node", responses=answer(answers.Node))
     async def node(name: str, caller: str = needs("node:read")) -> dict[str, Any]:  # noqa: ARG001
         return _named(cluster, name)
+
+    return router
+
+
+def watching(observing: Observing) -> APIRouter:
+    """GET node/NAME/events."""
+    router = APIRouter(tags=["Node"])
+
+    @router.get("/api/node/{name}/events", summary="When an engine came, was late and went, as this Controller saw it",
+                responses=several(answers.NodeEvent))
+    async def events(request: Request, name: str,
+                     caller: str = needs("node:read")) -> dict[str, Any]:  # noqa: ARG001
+        return listing(request, observing.of(name))
 
     return router
 

@@ -16,7 +16,7 @@ class Listing(Protocol):
     """Who knows the services."""
 
     def services(self) -> list[dict[str, Any]]:
-        """Each with name, owner, port, target, allow."""
+        """Each with name, owner, port, target, allow, scrape."""
         ...
 
 
@@ -46,6 +46,7 @@ class Declaration(BaseModel):
     port: int
     target: str | None = None
     allow: list[str] = Field(max_length=256)
+    scrape: str | None = None
 
 
 def reading(cluster: Listing) -> APIRouter:
@@ -66,8 +67,8 @@ def writing(declaring: Declaring) -> APIRouter:
     @router.post("/api/service", summary="Declare a service", responses=answer(answers.Service))
     async def add(body: Declaration, caller: str = needs("service:write")) -> dict[str, Any]:
         return describe(await declaring.add_service(
-            declare(body.name, node=body.node, role=body.role, port=body.port, target=body.target, allow=body.allow),
-            caller))
+            declare(body.name, node=body.node, role=body.role, port=body.port, target=body.target, allow=body.allow,
+                    scrape=body.scrape), caller))
 
     @router.delete("/api/service/{name}", summary="Take a service back", responses=answer(answers.Removed))
     async def remove(name: str, caller: str = needs("service:write")) -> dict[str, Any]:
@@ -85,4 +86,4 @@ def writing(declaring: Declaring) -> APIRouter:
 def describe(service: Service) -> dict[str, Any]:
     """A service as listings show it."""
     return {"name": service.name, "owner": service.owner, "port": service.port, "target": service.target,
-            "allow": list(service.allow)}
+            "allow": list(service.allow), "scrape": service.scrape or None}

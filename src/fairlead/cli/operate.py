@@ -18,13 +18,14 @@ from fairlead.cli.options import Json, State, client, folder, read, seconds
 
 NODE_COLUMNS = ("name", "role", "state", "internal_address", "address", "labels", "joined_at", "fingerprint")
 TOKEN_COLUMNS = ("id", "role", "node", "state", "expires_at", "issued_by", "refusals")
-SERVICE_COLUMNS = ("name", "owner", "port", "target", "allow")
+SERVICE_COLUMNS = ("name", "owner", "port", "target", "allow", "scrape")
 TUNNEL_COLUMNS = ("peer", "kind", "direction", "user", "state", "since", "streams", "bytes_in", "bytes_out", "cipher",
                   "kex", "transport")
 MEMBER_COLUMNS = ("name", "role", "state", "internal_address", "address", "lag", "size", "version")
 MOST_EXPORT = 1 << 30
 LOOK_AGAIN_S = 0.25
 WITNESS_COLUMNS = ("name", "node", "seq", "state")
+EVENT_COLUMNS = ("time", "state", "before")
 AUDIT_COLUMNS = ("seq", "time", "event", "subject", "by", "details")
 
 
@@ -37,9 +38,9 @@ def register(app: typer.Typer) -> None:
             ("bundle", "Credential bundles.", {"export": bundle_export, "request": bundle_request,
                                                "show": bundle_show}),
             ("token", "One-time tokens.", {"list": token_list, "show": token_show, "revoke": token_revoke}),
-            ("node", "Nodes of the cluster.", {"list": node_list, "show": node_show, "remove": node_remove,
-                                               "release": node_release, "label": node_label, "drain": node_drain,
-                                               "command": node_command}),
+            ("node", "Nodes of the cluster.", {
+                "list": node_list, "show": node_show, "events": node_events, "remove": node_remove,
+                "release": node_release, "label": node_label, "drain": node_drain, "command": node_command}),
             ("cluster", "The Controllers of the cluster.", {
                 "status": cluster_status, "ca": cluster_ca, "client-certificate": rescue.client_certificate,
                 "recover": rescue.recover}),
@@ -224,6 +225,12 @@ def node_show(context: typer.Context, name: str, state: State = None, json: Json
     output.as_json(found) if json else output.facts(found)
 
 
+def node_events(context: typer.Context, name: str, state: State = None, json: Json = False) -> None:
+    """When an engine came, was late and went, as this Controller saw it; newest first."""
+    _list(context, state, _path("node", name) + "/events", EVENT_COLUMNS, "nothing since this Controller started",
+          json=json)
+
+
 def node_remove(context: typer.Context, name: str, state: State = None) -> None:
     """Take a node out of the cluster: its keys are revoked, its connections cut."""
     client(context, state).delete(_path("node", name))
@@ -284,12 +291,14 @@ def service_add(
         role: Annotated[str | None, typer.Option(help="Every node of this role owns one.")] = None,
         target: Annotated[str | None, typer.Option(
             metavar="HOST:PORT", help="Where the owner connects to; 127.0.0.1:PORT unless said.")] = None,
+        scrape: Annotated[str | None, typer.Option(
+            metavar="PATH", help="An engine's exporter, which Prometheus finds; its metrics are at this path.")] = None,
         state: State = None) -> None:
     """Declare a service: whatever is not declared does not exist."""
     if (node is None) == (role is None):
         raise typer.BadParameter("give one of --node and --role", param_hint="--node / --role")
     client(context, state).post("/api/service", {"name": name, "node": node, "role": role, "port": port,
-                                                 "target": target, "allow": allow})
+                                                 "target": target, "allow": allow, "scrape": scrape})
     output.say(f"{name} is declared")
 
 

@@ -22,6 +22,7 @@ from fairlead.api import (
     later,
     logs,
     mesh,
+    metrics,
     nodes,
     objects,
     securechannel,
@@ -139,6 +140,8 @@ class Parts:
     configuration: documents.Configuring
     commands: nodes.Commanding
     logs: logs.Reading
+    changes: nodes.Observing
+    measuring: metrics.Measuring
     stop: Callable[[], None]
 
 
@@ -186,9 +189,9 @@ def routers(parts: Parts) -> Sequence[APIRouter]:
         users.routes(people), keys.routes(parts.keys),
         apitokens.routes(parts.tokens), enrolment.routes(desk, operations), nodes.reading(operations),
         nodes.writing(operations, operations), nodes.commanding(parts.commands), logs.routes(parts.logs),
-        services.reading(operations), services.writing(operations),
-        documents.routes(parts.configuration), mesh.routes(operations), audit.reading(operations),
-        audit.exporting(operations), backup.routes(parts.backups),
+        nodes.watching(parts.changes), services.reading(operations), services.writing(operations),
+        documents.routes(parts.configuration), mesh.routes(operations), metrics.routes(parts.measuring),
+        audit.reading(operations), audit.exporting(operations), backup.routes(parts.backups),
         cluster.routes(operations, operations, system.public_version(parts.version)),
         securechannel.generating(desk, catalogue, settings), fleet.runtimes(engines, catalogue),
         fleet.cloud_status(clouds, catalogue), certificates.renewing(parts.certificates, catalogue),

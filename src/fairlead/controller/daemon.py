@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import structlog
 
+from fairlead.api.counting import Answered
 from fairlead.audit.log import AuditLog, RefusalCounter
 from fairlead.audit.record import Entry
 from fairlead.audit.witness import ENGINES, Witness
@@ -37,6 +38,7 @@ from fairlead.controller.commands import Commands
 from fairlead.controller.desk import Desk
 from fairlead.controller.initialise import MIN_VERSION, STORE
 from fairlead.controller.mesh import Mesh
+from fairlead.controller.metrics import Numbers
 from fairlead.controller.operations import Operations
 from fairlead.controller.presentation import Presentation
 from fairlead.controller.settings import ControllerSettings
@@ -49,10 +51,12 @@ from fairlead.enrol.redeem import GENERATION, Enrolment, Office
 from fairlead.enrol.trust import HOST_KEY, USER_KEY, Trust, load_key
 from fairlead.enrol.trust import load as load_trust
 from fairlead.fleet import commit
+from fairlead.fleet.changes import Changes
 from fairlead.fleet.commands import Commands as EngineCommands
 from fairlead.fleet.configuration import Configuration
 from fairlead.fleet.journals import Journals
 from fairlead.fleet.logs import Logs
+from fairlead.fleet.metrics import EngineMetrics
 from fairlead.keys.replay import ReplayCache
 from fairlead.keys.ssh import PrivateKey, PublicKey
 from fairlead.keys.wire import from_b64
@@ -187,6 +191,7 @@ class _Controller:
     """The addresses may have changed."""
     https: list[Listener] = field(default_factory=list)
     refusals: RefusalCounter = field(default_factory=RefusalCounter)
+    answered: Answered = field(default_factory=Answered)
     presentation: Presentation | None = None
     """Once it is put together."""
     _asked: float = float("-inf")
@@ -222,21 +227,28 @@ class _Controller:
             witnessing = Witnessing(audit, mesh, trust, self.host_key,
                                     Witness(self.state / WITNESS, str(trust.cluster_uuid)), clock)
             desk = Desk(enrolment, registry, store, mesh, cluster, admittance, clock, witnessing)
+
+            def problems() -> list[str]:
+                return [*self.problems.values(), *self._presenting_problems(), *descriptors.problems(),
+                        *mesh.problems, *cluster.problems]
+
             operations = Operations(
                 me=trust.node_id, cluster_uuid=trust.cluster_uuid, version=self.version, view=self.settings.see(),
                 mesh=mesh, cluster=cluster, registry=registry, desk=desk, audit=audit,
-                witnessing=witnessing,
-                problems=lambda: [*self.problems.values(), *self._presenting_problems(), *descriptors.problems(),
-                                  *mesh.problems, *cluster.problems])
+                witnessing=witnessing, problems=problems)
             fleet = Configuration(store, audit, mesh.directory, mesh.sessions, generation=lambda: mesh.generation,
                                   leading=lambda: cluster.leading, fence=cluster.fence)
             commands = EngineCommands(audit, mesh.directory, mesh.sessions)
-            mesh.sessions.add(fleet)
-            mesh.sessions.add(commands)
             journals = Witness(self.state / ENGINES, str(trust.cluster_uuid), most_nodes=None, synced=False)
-            mesh.sessions.add(Journals(journals, audit, mesh.directory, mesh.sessions, trust.node))
+            told = EngineMetrics(mesh.sessions)
+            for subject in (fleet, commands, told,
+                            Journals(journals, audit, mesh.directory, mesh.sessions, trust.node)):
+                mesh.sessions.add(subject)
             logs_of_engines = Logs(self.state, mesh.directory)
             mesh.sessions.offer(LOGS, logs_of_engines.serve)
+            changes = Changes(mesh.directory, mesh.sessions, clock)
+            numbers = Numbers(version=self.version, view=self.settings.see(), mesh=mesh, cluster=cluster, tokens=desk,
+                              configuration=fleet, told=told, answered=self.answered.counts, problems=problems)
             shelf = shelf_for(store, audit, str(trust.cluster_uuid))
             settings = Settings(shelf)
             people = People(store, audit, passwords, Sessions(store, settings.rules), self.refusals, settings.rules)
@@ -248,11 +260,11 @@ class _Controller:
                                         settings, mesh.directory, desk, certificates, self.settings.api_tls)
             self.presentation = presentation
             shelf.listen(self.moved.set)
-            app = application(Parts(
+            app = self.answered.at("api", application(Parts(
                 self.version, shelf, catalogue, certificates, cluster.signing, operations, desk, people,
                 people.tokens, keys, presentation,
                 Backups(store, shelf, cluster.signing, trust, self.host_key, self.user_key), fleet, commands,
-                logs_of_engines, self.stop.set))
+                logs_of_engines, changes, numbers, self.stop.set)))
 
             tasks: list[asyncio.Task[None]] = []
 
@@ -268,7 +280,7 @@ class _Controller:
                 await asyncio.to_thread(journals.retain, [node.name for node in mesh.directory.nodes.values()])
                 begin(objects=shelf.follow(), directory=mesh.directory.follow(), tokens=enrolment.follow(),
                       plans=mesh.sessions.push(), documents=fleet.push(), rollouts=fleet.drive(),
-                      heads=witnessing.show(), witness=witnessing.ask(),
+                      states=changes.watch(), heads=witnessing.show(), witness=witnessing.ask(),
                       clock=self._tick(store, enrolment, audit, cluster))
                 if cluster.clustered:
                     cluster.lead()  # who has not read who is removed decides nothing
@@ -385,7 +397,7 @@ class _Controller:
                         started=await store.now(),
                         presented=lambda digest: presented.recognises(digest, self.clock.monotonic()), now=store.now)
         self.https += [
-            await serve(portal, doors.portal, presented=presented, limits=PORTAL_LIMITS,
+            await serve(self.answered.at("portal", portal), doors.portal, presented=presented, limits=PORTAL_LIMITS,
                         admission=Admission(512, 32, patience_s=1.0)),
             await serve(application, doors.api, presented=api, limits=API_LIMITS,
                         admission=Admission(512, 64, patience_s=5.0))]

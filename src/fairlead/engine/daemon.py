@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from fairlead.base import configuration, descriptors, files, logs
 from fairlead.base.clock import SECOND, Clock
 from fairlead.base.errors import FairleadError, OperatorError
 from fairlead.base.service import notify, on_signals
+from fairlead.engine import metrics
 from fairlead.engine.commands import Commands, machine
 from fairlead.engine.documents import Documents
 from fairlead.engine.drivers.files import FilesDriver
@@ -45,6 +46,7 @@ from fairlead.enrol.trust import HOST_KEY, USER_KEY, Trust, load_key
 from fairlead.enrol.trust import load as load_trust
 from fairlead.keys.ssh import PrivateKey, PublicKey
 from fairlead.link.messages import MOST_HEADS, Plan, PlanController
+from fairlead.link.metrics import Name
 from fairlead.mesh import plan as plans
 from fairlead.mesh.dialling import dialling
 from fairlead.mesh.listeners import Listeners
@@ -52,6 +54,7 @@ from fairlead.mesh.supervisor import Supervisor
 from fairlead.portal.listener import Limits, bind_unix, serve
 from fairlead.transport.options import check_asyncssh
 from fairlead.transport.peer import Target
+from fairlead.transport.traffic import Traffic
 from fairlead.transport.tunnel import Tunnel
 from fairlead.transport.way import Way, choose
 
@@ -144,8 +147,11 @@ class Engine:
     _work: set[asyncio.Task[Any]] = field(default_factory=set)
     _plan_problem: str = ""
     _reverses: dict[Tunnel, set[int]] = field(default_factory=dict)
+    _traffic: Traffic = field(default_factory=Traffic)
+    _started: float = 0.0
 
     def __post_init__(self) -> None:
+        self._started = self.clock.monotonic()
         link = Link(self, self.clock, f"fairlead/{self.version}")
         dial = dialling(self.trust.user, self.user_key, self.settings.keepalive_s, self.clock, self.way)
         self.supervisor = Supervisor(dial, link.talk, self._serve_on, self._failed)
@@ -272,6 +278,13 @@ class Engine:
         """The heads that this node was shown."""
         return [head.text() for head in self.witness_of.heads][:MOST_HEADS]
 
+    def measure(self) -> Mapping[Name, float]:
+        """How this node is, in numbers."""
+        links = sum(state == "up" for _, state, *_ in self.supervisor.routes)
+        return {**metrics.of_process(self.clock.monotonic() - self._started), "links": links,
+                **metrics.of_streams(self._traffic, self._reverses), **metrics.of_documents(self.documents),
+                "problems": len(self.problems)}
+
     @property
     def skew_s(self) -> float:
         """This machine's clock minus store time, seconds."""
@@ -327,6 +340,7 @@ class Engine:
     async def _forget(self, tunnel: Tunnel) -> None:
         await tunnel.wait_closed()
         self._reverses.pop(tunnel, None)
+        self._traffic.ended(tunnel)
 
     async def _open_streams(self, name: str) -> None:
         with contextlib.suppress(FairleadError):

@@ -9,7 +9,7 @@ import contextlib
 import itertools
 import random
 import secrets
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, Protocol
 
 import structlog
@@ -22,6 +22,7 @@ from fairlead.engine.witnesses import Witnesses
 from fairlead.link import frames
 from fairlead.link.messages import (
     KEEPS_HEADS,
+    REPORTS_METRICS,
     SHOWS_JOURNAL,
     SUBSYSTEM,
     TAKES_COMMANDS,
@@ -46,6 +47,8 @@ from fairlead.link.messages import (
     JournalHeads,
     JournalHeadsWanted,
     JournalWanted,
+    Metrics,
+    MetricsWanted,
     NewPlan,
     Plan,
     PlanController,
@@ -54,10 +57,11 @@ from fairlead.link.messages import (
     Welcome,
     from_controller,
 )
+from fairlead.link.metrics import Name
 from fairlead.transport.channel import Channel
 from fairlead.transport.tunnel import Tunnel
 
-ABILITIES = (KEEPS_HEADS, TAKES_DOCUMENTS, TAKES_COMMANDS, SHOWS_JOURNAL)
+ABILITIES = (KEEPS_HEADS, TAKES_DOCUMENTS, TAKES_COMMANDS, SHOWS_JOURNAL, REPORTS_METRICS)
 SILENT_HEARTBEATS = 4
 """A Controller that answers no heartbeat for this long is not there, whatever its TCP connection says."""
 
@@ -121,6 +125,10 @@ class Following(Protocol):
         """What Controllers may ask for."""
         ...
 
+    def measure(self) -> Mapping[Name, float]:
+        """How this node is, in numbers."""
+        ...
+
 
 class Link:
     """One node's links to its Controllers."""
@@ -158,6 +166,8 @@ class _Conversation:
         self._channel = channel
         self._every = asyncio.get_running_loop().create_future()
         self._unanswered = 0
+        self._metrics: MetricsWanted | None = None
+        self._metrics_due = 0.0
         self._fetching: dict[str, asyncio.Future[str]] = {}
         self._asked: dict[int, asyncio.Future[list[str]]] = {}
         self._numbers = itertools.count(1)
@@ -241,6 +251,11 @@ class _Conversation:
             sequence += 1
             await _say(self._channel, Heartbeat(sequence=sequence, time=self._clock.now(),
                                                 problems=_shown(self._engine.problems)))
+            if self._metrics is not None and (now := self._clock.monotonic()) >= self._metrics_due:
+                self._metrics_due = now + self._metrics.every_s * draw.uniform(0.8, 1.2)
+                measured = self._engine.measure()
+                await _say(self._channel, Metrics(values={
+                    name: value for name, value in measured.items() if name in self._metrics.names}))
 
     async def _heed(self, fields: dict[str, Any]) -> None:
         match from_controller(fields):
@@ -272,6 +287,8 @@ class _Conversation:
                     answer.set_result(heads)
             case Command() as command:
                 self._work(self._run(command))
+            case MetricsWanted() as wanted:
+                self._metrics = wanted
             case StreamsWanted():
                 self._engine.open_streams(self._controller)
             case Removed():

@@ -85,8 +85,9 @@ class Operations:
         if plan is None:
             return []
         own = [{"name": s.service, "owner": plan.node, "port": s.port, "target": f"{s.host}:{s.target_port}",
-                "allow": list(s.allow)} for s in plan.serve]
-        return own + [{"name": r.service, "owner": r.owner, "port": r.port, "target": None, "allow": [plan.node]}
+                "allow": list(s.allow), "scrape": None} for s in plan.serve]
+        return own + [{"name": r.service, "owner": r.owner, "port": r.port, "target": None, "allow": [plan.node],
+                       "scrape": None}
                       for r in plan.reach]
 
     def tunnels(self) -> list[dict[str, Any]]:

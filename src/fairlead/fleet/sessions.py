@@ -52,6 +52,7 @@ from fairlead.nodes.policy import find
 from fairlead.nodes.service import STORE
 from fairlead.transport.channel import Channel
 from fairlead.transport.peer import Peer, Standing, Target
+from fairlead.transport.traffic import Traffic
 from fairlead.transport.tunnel import Tunnel
 
 JOIN_SUBSYSTEM = "fairlead-join"
@@ -160,6 +161,7 @@ class Sessions:
         self._stale = stale
         self._sessions: dict[str, Session] = {}
         self._tunnels: set[Tunnel] = set()
+        self._traffic = Traffic()
         self._dirty = asyncio.Event()
         self._arrived = asyncio.Condition()
         """Somebody serves one more port."""
@@ -204,13 +206,23 @@ class Sessions:
         return len(self._sessions)
 
     def state(self, node: Node) -> str:
-        """How *node* is doing, in a word."""
-        return self.standing(node).state
+        """How *node*, an engine, is doing, in a word."""
+        session = self._sessions.get(node.id)
+        if node.state != "up":
+            return node.state
+        if session is None or session.link is None:
+            return "down"
+        return "late" if self._clock.monotonic() - session.heard > LATE * self._heartbeat_s else "up"
 
     @property
     def tunnels(self) -> list[Tunnel]:
         """Every live connection."""
         return list(self._tunnels)
+
+    @property
+    def carried(self) -> tuple[int, int]:
+        """Bytes that streams have brought from nodes, and taken to them, on connections that they opened to us."""
+        return self._traffic.total(self._tunnels)
 
     def is_link(self, tunnel: Tunnel) -> bool:
         """Whether *tunnel* is a control connection, which carries no streams."""
@@ -219,14 +231,11 @@ class Sessions:
 
     def standing(self, node: Node) -> Health:
         """How *node*, an engine, is doing."""
-        session = self._sessions.get(node.id)
-        if node.state != "up":
-            return Health(node.state, node.joined_at)
-        if session is None or session.link is None:
-            return Health("down", node.joined_at)
-        late = self._clock.monotonic() - session.heard > LATE * self._heartbeat_s
-        return Health("late" if late else "up", session.link.since, session.link.address,
-                      tuple(session.problems), session.skew_s, session.acknowledged)
+        state, session = self.state(node), self._sessions.get(node.id)
+        if state not in ("up", "late") or session is None or session.link is None:
+            return Health(state, node.joined_at)
+        return Health(state, session.link.since, session.link.address, tuple(session.problems), session.skew_s,
+                      session.acknowledged)
 
     # -- the door -----------------------------------------------------------------------------------------------------
 
@@ -264,7 +273,9 @@ class Sessions:
 
     def left(self, tunnel: Tunnel) -> None:
         """A connection is gone."""
-        self._tunnels.discard(tunnel)
+        if tunnel in self._tunnels:
+            self._tunnels.discard(tunnel)
+            self._traffic.ended(tunnel)
         session = self._sessions.get(tunnel.peer.node_id)
         if session is not None:
             if session.link is tunnel:

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, 
 
 from fairlead.base.clock import LAST_INSTANT
 from fairlead.base.errors import Refused
+from fairlead.link import metrics
 from fairlead.link.documents import MOST_BYTES, MOST_DOCUMENTS
 
 SUBSYSTEM = "fairlead-engine"
@@ -25,6 +26,8 @@ SHOWS_JOURNAL = "journal/1"
 """It shows where its own journal ends, to Controllers that ask for it."""
 MOST_RESULT = 1024 * 1024
 """Characters of what a command brings."""
+REPORTS_METRICS = "metrics/1"
+"""The same of numbers of its own."""
 MOST_HEADS = 512
 """That an engine tells: fewer than it keeps, of a cluster that makes all it can."""
 
@@ -309,10 +312,26 @@ class JournalHeads(_Message):
     heads: Annotated[list[SignedHead], Field(max_length=MOST_HEADS)]
 
 
+class MetricsWanted(_Message):
+    """Controller: these numbers, about so often from now on."""
+
+    kind: Literal["metrics-wanted"] = "metrics-wanted"
+    every_s: float = Field(gt=0, le=3600)
+    names: Annotated[list[Annotated[str, Field(max_length=64)]], Field(max_length=256)]
+    """Perhaps some that the engine does not know."""
+
+
+class Metrics(_Message):
+    """Engine: those of the numbers that were asked for which it has."""
+
+    kind: Literal["metrics"] = "metrics"
+    values: dict[metrics.Name, metrics.Value]
+
+
 AnyFromEngine = (Hello | Acknowledge | Heartbeat | Heads | BodyWanted | Holding | Outcome | JournalHead
-                 | JournalHeadsWanted)
+                 | JournalHeadsWanted | Metrics)
 AnyFromController = (Welcome | NewPlan | Heartbeat | StreamsWanted | Removed | Frozen | Draining | AuditHead
-                     | HeadsWanted | Assignment | Body | Command | JournalWanted | JournalHeads)
+                     | HeadsWanted | Assignment | Body | Command | JournalWanted | JournalHeads | MetricsWanted)
 FromEngine = Annotated[AnyFromEngine, Field(discriminator="kind")]
 FromController = Annotated[AnyFromController, Field(discriminator="kind")]
 

@@ -215,9 +215,12 @@ class Registry:
             if role == "engine" and self._only_engines(service):
                 raise Refused("FL-SERVICE-ENGINES", "engine to engine is not offered: nobody could reach the service",
                               "allow controllers, or a Controller by name")
+            if role == "controller" and service.scrape:
+                raise Refused("FL-SERVICE", "exporters that Prometheus is to find are engines'",
+                              "leave --scrape out, and name a Controller's exporter in Prometheus's configuration")
             entry = Entry("service.added", service.name, by, {
                 "owner": service.owner, "port": service.port, "target": service.target,
-                "allow": " ".join(service.allow)})
+                "allow": " ".join(service.allow), **({"scrape": service.scrape} if service.scrape else {})})
             compare: list[Compare] = [Absent(SERVICES + service.name), _as_read(changed, SERVICES_CHANGED)]
             if await self._do(compare, [Put(SERVICES + service.name, encode(service)),
                                         Put(SERVICES_CHANGED, service.name.encode())], entry):

@@ -9,6 +9,7 @@ from fairlead.nodes.name import check_name, is_name
 _LABEL = re.compile(r"[a-z0-9][a-z0-9._/-]{0,62}=[A-Za-z0-9._-]{1,63}")
 _HOST = re.compile(r"[A-Za-z0-9._:-]{1,253}")
 _PORT = re.compile(r"[0-9]{1,5}")
+_SCRAPE = re.compile(r"/[A-Za-z0-9._~/-]{0,127}")
 INTERNAL = "internal"
 """A target host: the owner's own internal address."""
 
@@ -27,6 +28,8 @@ class Service:
     """Where the owner really connects to."""
     allow: tuple[str, ...]
     """Names of nodes, ``engines``, ``controllers``, labels ``key=value``."""
+    scrape: str = ""
+    """The HTTP path of its metrics, of an engine's exporter that Prometheus is to find; else empty."""
 
     def target_at(self, internal_address: str) -> tuple[str, int]:
         """Where an owner with that internal address connects to."""
@@ -49,7 +52,7 @@ STORE_SERVICES = (STORE, STORE_PEERS)
 
 
 def declare(name: str, *, node: str | None, role: str | None, port: int, target: str | None,
-            allow: list[str]) -> Service:
+            allow: list[str], scrape: str | None = None) -> Service:
     """A service from what a person typed. Raises Refused FL-SERVICE or FL-NAME."""
     check_name(name, "service")
     if any(name == own.name for own in STORE_SERVICES):
@@ -65,7 +68,10 @@ def declare(name: str, *, node: str | None, role: str | None, port: int, target:
     if not allow:
         raise Refused("FL-SERVICE", "nobody is allowed to reach the service",
                       "name nodes, engines, controllers or labels with --allow")
-    return Service(name, owner, port, host, target_port, tuple(dict.fromkeys(check_who(who) for who in allow)))
+    if scrape is not None and not _SCRAPE.fullmatch(scrape):
+        raise Refused("FL-SERVICE", f"{printable(scrape, 80)!r} is no path of metrics", "use one such as /metrics")
+    return Service(name, owner, port, host, target_port, tuple(dict.fromkeys(check_who(who) for who in allow)),
+                   scrape or "")
 
 
 def parse_target(text: str) -> tuple[str, int]:

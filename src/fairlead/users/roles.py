@@ -5,8 +5,9 @@ from typing import Literal
 
 Role = Literal["admin", "operator", "viewer"]
 
-_VIEWER = frozenset(("certificate:read", "channel:read", "config:read", "fleet:read", "node:read", "service:read",
-                     "session:own", "status:read", "system:read", "tenant:read", "token:read", "tunnel:read"))
+_VIEWER = frozenset(("certificate:read", "channel:read", "config:read", "fleet:read", "metrics:read", "node:read",
+                     "service:read", "session:own", "status:read", "system:read", "tenant:read", "token:read",
+                     "tunnel:read"))
 _OPERATOR = _VIEWER | {"audit:read", "backup:read", "bundle:write", "channel:write", "config:show", "config:write",
                        "fleet:write", "log:read", "node:write", "service:write", "token:write"}
 _ADMIN = _OPERATOR | {"backup:create", "backup:write", "certificate:write", "cluster:certificate", "daemon:stop",

@@ -86,6 +86,7 @@ def test_what_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", [
+    "node events se-1 --json", "service add x --role engine --port 1 --allow controllers --scrape /metrics",
     "node list", "node list --json", "node show 'se-1'", "node list --help", "audit list --limit 5 --json",
     "audit list --limit=5", "bundle export --role engine --node se-1 --ttl 5m", "bundle export --for -",
     "bundle export --for=-", "bundle show - --json", "user add jane --role viewer --password-file -",

@@ -36,4 +36,4 @@ def parts(everything: Any, people: Any = None) -> Parts:
     shelf, catalogue = shelf_for(everything, everything, str(CLUSTER)), Catalogue()
     return Parts("1", shelf, catalogue, certificates_of(shelf, everything, catalogue), everything, everything,
                  everything, people, everything, everything, everything, everything, everything, everything,
-                 everything, lambda: None)
+                 everything, everything, everything, lambda: None)

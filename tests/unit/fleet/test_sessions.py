@@ -37,6 +37,8 @@ class FakeTunnel:
     epoch: int = 0
     address: str = "192.0.2.7:40000"
     since: int = START
+    bytes_in: int = 0
+    bytes_out: int = 0
     closed: asyncio.Event = field(default_factory=asyncio.Event)
     reason: str = ""
 
@@ -479,6 +481,17 @@ async def test_health(house: House) -> None:
     channel.told.put_nowait(b"")
     await asyncio.wait_for(tunnel.wait_closed(), 10)
     assert house.sessions.standing(SE_1).state == "down"
+
+
+async def test_what_streams_carried_counts_once_also_when_their_connection_has_ended(house: House) -> None:
+    one, other = house.tunnel(), house.tunnel()
+    one.bytes_in, one.bytes_out, other.bytes_in = 10, 20, 5
+    assert house.sessions.carried == (15, 20)
+    house.sessions.left(cast("Tunnel", one))
+    house.sessions.left(cast("Tunnel", one))
+    assert house.sessions.carried == (15, 20)
+    other.bytes_out = 1
+    assert house.sessions.carried == (15, 21)
 
 
 @pytest.mark.parametrize("said", [

@@ -1,5 +1,6 @@
 """Messages of the link: understood in full or refused."""
 
+import math
 from functools import partial
 from typing import Any
 
@@ -12,6 +13,8 @@ from fairlead.link.messages import (
     Frozen,
     Heartbeat,
     Hello,
+    Metrics,
+    MetricsWanted,
     NewPlan,
     Plan,
     PlanController,
@@ -24,6 +27,7 @@ from fairlead.link.messages import (
     from_controller,
     from_engine,
 )
+from fairlead.link.metrics import METRICS, NAMES
 from tests.world import denied
 
 PLAN = Plan(generation="g", revision=7, node="se-1", internal_address="127.64.1.0",
@@ -35,10 +39,12 @@ PLAN = Plan(generation="g", revision=7, node="se-1", internal_address="127.64.1.
 OF_ENGINES: list[BaseModel] = [
     Hello(v=1, software="fairlead/1", instance="i", generation="g", plan_revision=0),
     Acknowledge(revision=7, problems=["x"]),
-    Heartbeat(sequence=1, time=2, problems=[])]
+    Heartbeat(sequence=1, time=2, problems=[]),
+    Metrics(values={"load1": 0.5, "streams": 3})]
 OF_CONTROLLERS: list[BaseModel] = [
     Welcome(v=1, epoch=3, server_time=4, heartbeat_s=5.0), NewPlan(plan=PLAN), Heartbeat(sequence=1, time=2),
-    StreamsWanted(), Removed(), Frozen(), Draining()]
+    StreamsWanted(), Removed(), Frozen(), Draining(),
+    MetricsWanted(every_s=15.0, names=["load1", "of_another_version"])]
 
 
 def fields(message: BaseModel) -> dict[str, Any]:
@@ -89,3 +95,20 @@ def test_a_plan_is_read_in_full_or_not_at_all() -> None:
         for broken in (entry | {"x": 1}, {**dict(list(entry.items())[1:])}):
             bad = {"kind": "plan", "plan": good["plan"] | {part: [broken]}}
             assert denied(partial(from_controller, bad)) == "FL-LINK-MESSAGE"
+
+
+@pytest.mark.parametrize("values", [
+    {"load1": math.nan}, {"load1": math.inf}, {"load1": -1.0}, {"load1": 2.0**63}, {"load1": 10**400},
+    {"load1": "1"}, {"load1": True}, {"load1": None}, {"load1": [1.0]}, {"LOAD1": 1.0}, {"": 1.0},
+    {'load1{engine="se-2"}': 1.0}, {"load1\nfairlead_up": 1.0}, {f"load{n}": 1.0 for n in range(100_000)}, [], None, 7])
+def test_attack_numbers_that_are_none_and_names_that_nobody_knows(values: Any) -> None:
+    assert denied(lambda: from_engine({"kind": "metrics", "values": values})) == "FL-LINK-MESSAGE"
+
+
+@pytest.mark.parametrize("more", [{"engine": "se-2"}, {"node": "se-2"}, {"node_id": "2"}, {"name": "se-2"}])
+def test_attack_no_numbers_are_somebody_elses(more: dict[str, str]) -> None:
+    assert denied(lambda: from_engine({"kind": "metrics", "values": {}} | more)) == "FL-LINK-MESSAGE"
+
+
+def test_every_number_has_its_meaning() -> None:
+    assert set(METRICS) == set(NAMES)

@@ -136,6 +136,8 @@ async def test_services(world: World) -> None:
         (replace(DB, port=1), "FL-SERVICE-EXISTS"), (replace(DB, name="db2"), "FL-SERVICE-PORT"),
         (replace(DB, name="db2", owner="role:controller"), "FL-SERVICE-PORT"),
         (replace(DB, name="x", owner="se-9"), "FL-NODE-UNKNOWN"),
+        (replace(DB, name="x", port=2, scrape="/metrics"), "FL-SERVICE"),
+        (replace(DB, name="x", port=2, scrape="/metrics", owner="role:controller"), "FL-SERVICE"),
         (replace(DB, name="x", owner="se-1"), "FL-SERVICE-ENGINES"),
         (replace(DB, name="x", owner="role:engine", allow=("engines", "se-1")), "FL-SERVICE-ENGINES")]
     before = await world.revision()

@@ -11,6 +11,8 @@ from tests.world import denied
 def test_a_declaration() -> None:
     assert declare("db", node="ctl-1", role=None, port=5432, target=None, allow=["engines", "engines", "site=lab"]) == (
         Service("db", "ctl-1", 5432, "127.0.0.1", 5432, ("engines", "site=lab")))
+    assert declare("e", node=None, role="engine", port=9100, target=None, allow=["controllers"],
+                   scrape="/metrics").scrape == "/metrics"
     assert declare("log", node=None, role="engine", port=1, target="[::1]:99", allow=["ctl-1"]).target == "[::1]:99"
 
 
@@ -20,7 +22,8 @@ def test_a_declaration() -> None:
     {"target": "x"}, {"target": "x:0"}, {"target": "x:65536"}, {"target": ":80"}, {"target": "$(id):80"},
     {"target": "x:8 0"}, {"target": "x\n:80"}, {"target": "x:٨"}, {"allow": []}, {"allow": ["*"]}, {"allow": [""]},
     {"allow": ["SE-1"]}, {"allow": ["role:engine"]}, {"allow": ["a=b=c"]}, {"allow": ["=b"]}, {"allow": ["a="]},
-    {"allow": ["engines", "$(id)"]}, {"allow": ["all engines"]}, {"allow": ["a=b\n"]}])
+    {"allow": ["engines", "$(id)"]}, {"allow": ["all engines"]}, {"allow": ["a=b\n"]},
+    *({"scrape": path} for path in ("", "metrics", "/a b", "/a?b", "/a\n", "//[", "/" + "x" * 128, "http://x/"))])
 def test_what_is_no_declaration(change: dict[str, object]) -> None:
     good: dict[str, object] = {"name": "db", "node": "ctl-1", "role": None, "port": 80, "target": None,
                                "allow": ["engines"]}

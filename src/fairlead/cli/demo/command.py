@@ -74,7 +74,7 @@ def demo(cluster: Annotated[bool, typer.Option("--cluster", help=(
 
 
 def _perform(report: "Report", stage: "Stage") -> None:
-    from fairlead.cli.demo import attacks, failures, fleet, work
+    from fairlead.cli.demo import attacks, failures, fleet, metrics, work
     if not report.check("controller", lambda: work.controller(stage)):
         return
     _one_by_one(report, stage, {
@@ -84,7 +84,8 @@ def _perform(report: "Report", stage: "Stage") -> None:
     _side_by_side(report, stage, {
         "used token": attacks.used_token, "expired token": attacks.expired_token,
         "forbidden service": attacks.forbidden_service, "strange SSH users": attacks.strange_users,
-        "killed engine": failures.killed})
+        "killed engine": failures.killed,
+        "Prometheus": metrics.prometheus})
     _one_by_one(report, stage, {
         "released engine": failures.released, "headless engine": failures.headless,
         "foreign CA": attacks.foreign_certificate, "Controller back": failures.returned,
