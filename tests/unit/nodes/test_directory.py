@@ -146,3 +146,60 @@ async def test_another_store_begins_to_count_anew(world: World) -> None:
     assert not waiting.done()
     await world.store.transact([], [Put("x", b"")])
     await asyncio.wait_for(waiting, 10)
+
+
+async def test_listeners_are_told_whom_a_change_is_about(tmp_path: Path) -> None:
+    """Of thousands, only those whom it concerns are looked at: so nobody whom it concerns may be left out."""
+    store = SQLiteStore.open(tmp_path / "store.db", ManualClock())
+    try:
+        directory = Directory(store)
+        seen: list[tuple[set[str] | None, int]] = []
+        directory.listen(lambda: seen.append((directory.touched and set(directory.touched), directory.common)))
+        await directory.load()
+        assert seen.pop()[0] is None, "perhaps everybody"
+        following = asyncio.get_running_loop().create_task(directory.follow())
+        before = directory.common
+
+        async def after(*operations: Put | Delete) -> tuple[set[str] | None, int]:
+            await directory.reached((await store.transact([], operations)).revision)
+            return seen.pop()
+
+        key = records.KEYS + "SHA256:x"
+        entry = records.KeyEntry(SE_2.id, "user", "active", "t", SE_2.user_key)
+        assert await after(put(SE_1)) == ({SE_1.id}, before)
+        assert await after(put(SE_1), put(SE_2)) == ({SE_1.id, SE_2.id}, before)
+        assert await after(Put(key, records.encode(entry))) == ({SE_2.id}, before)
+        assert await after(Delete(key)) == ({SE_2.id}, before)
+        assert await after(Delete(records.NODES + SE_1.id)) == ({SE_1.id}, before)
+        common: list[Put | Delete] = [put(CTL_1), Put("services/db", records.encode(service("db", "ctl-1", 1))),
+                                      Delete("services/db"), Delete(records.NODES + CTL_1.id)]
+        for number, change in enumerate(common, 1):
+            assert (await after(change))[1] == before + number, "that concerns everybody"
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+    finally:
+        await store.close()
+
+
+async def test_records_of_others_are_followed_at_the_same_revision(tmp_path: Path) -> None:
+    store = SQLiteStore.open(tmp_path / "store.db", ManualClock())
+
+    def read(value: bytes) -> str:
+        if value == b"bad":
+            raise ValueError("of a later version")
+        return value.decode()
+
+    try:
+        directory = Directory(store)
+        table = directory.keep("things", read)
+        await store.transact([], [Put("things/a", b"1"), Put("things/b", b"bad"), Put("others/a", b"x")])
+        await directory.load()
+        assert (table, directory.changes["things"] > 0) == ({"a": "1"}, True)
+        following, before = asyncio.get_running_loop().create_task(directory.follow()), directory.changes["things"]
+        outcome = await store.transact([], [Put("things/b", b"2"), Put("things/a", b"bad"), put(SE_1)])
+        await directory.reached(outcome.revision)
+        assert (table, directory.changes["things"], SE_1.id in directory.nodes) == ({"b": "2"}, before + 2, True)
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+    finally:
+        await store.close()
