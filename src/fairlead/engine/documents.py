@@ -29,6 +29,7 @@ FOLDER = "documents"
 FETCH_S = 10.0
 """For a body. Another Controller is asked then."""
 MOST_CONTROLLERS = 16
+MOST_BROUGHT = 32
 
 log = structlog.get_logger("fairlead.engine")
 
@@ -95,6 +96,8 @@ class Documents:
         self._kept: dict[tuple[str, str], _Kept] = {}
         self._wanted: Assignment | None = None
         self._sources: list[Source] = []
+        self._brought: dict[str, str] = {}
+        """Bodies that came unasked, by digest."""
         self._problems: dict[str, str] = {}
         self._news = asyncio.Event()
         self._anew = False
@@ -131,6 +134,12 @@ class Documents:
         if known is None or known.generation != assignment.generation or known.revision <= assignment.revision:
             self._wanted = assignment
         self._news.set()
+
+    def brought(self, wanted: str, body: str) -> None:
+        """A Controller sends a body along that it is about to assign."""
+        self._brought[wanted] = body
+        while len(self._brought) > MOST_BROUGHT:
+            del self._brought[next(iter(self._brought))]
 
     def left(self, source: Source) -> None:
         """That Controller is no longer connected."""
@@ -234,6 +243,8 @@ class Documents:
         for kept in self._kept.values():  # the same again
             if kept.body and kept.held.digest == wanted:
                 return kept.body
+        if digest(brought := self._brought.pop(wanted, "")) == wanted:
+            return brought
         for source in list(self._sources):
             with contextlib.suppress(FairleadError, TimeoutError):
                 async with asyncio.timeout(FETCH_S):

@@ -278,7 +278,10 @@ class _Conversation:
             case Assignment() as assignment:
                 self._engine.documents.follow(self, assignment)
             case Body(digest=digest, body=body):
-                if (waiting := self._fetching.get(digest)) is not None and not waiting.done():
+                waiting = self._fetching.get(digest)
+                if waiting is None:
+                    self._engine.documents.brought(digest, body)
+                elif not waiting.done():
                     waiting.set_result(body)
             case JournalWanted():
                 self._engine.witnesses.come(self)

@@ -22,6 +22,7 @@ from fairlead.base.clock import rfc3339
 from fairlead.base.errors import Refused, printable
 from fairlead.fleet.documents import Document, Former, assigned, body_of, decode, encode
 from fairlead.fleet.rollout import Standing, step, verdict
+from fairlead.link import frames
 from fairlead.link.documents import MOST_DOCUMENTS, check, check_name, shown
 from fairlead.link.messages import (
     TAKES_DOCUMENTS,
@@ -58,6 +59,8 @@ MOST = 2000
 """Documents of a cluster."""
 TRIES = 5
 TOGETHER = 64
+SMALL = 16 * 1024
+"""A body of no more is sent along."""
 GATHER_S = 0.01
 """Changes that come together are told, and judged, together."""
 REST = 4.0
@@ -100,6 +103,10 @@ class Engines(Protocol):
         """Say it to one, if it is there."""
         ...
 
+    async def send(self, node_id: str, frame: bytes) -> None:
+        """The same of a message that is encoded already."""
+        ...
+
     def state(self, node: Node) -> str:
         """How it is: up, late, down, …"""
         ...
@@ -124,6 +131,8 @@ class Configuration:
         """By the id of an engine: what it was last told, and what that was made from: the node, and all documents."""
         self._known: dict[tuple[Assigned, ...], tuple[Assigned, ...]] = {}
         """Engines of one kind are told the same: it is kept once."""
+        self._frames: dict[tuple[Assigned, ...] | str, bytes] = {}
+        """And encoded once: what is assigned, and bodies by their digests. For one round of telling."""
         self._held: dict[str, dict[str, Held]] = {}
         """By the id of an engine and the key of a document: what it last said."""
         self._turn = asyncio.Lock()
@@ -237,6 +246,7 @@ class Configuration:
     async def greeted(self, node_id: str) -> None:
         """An engine has come: it is told what it should have."""
         self._told.pop(node_id, None)
+        self._frames.clear()  # they say up to which revision the picture is
         await self._tell(node_id)
 
     async def heard(self, node_id: str, message: AnyFromEngine) -> None:
@@ -266,6 +276,7 @@ class Configuration:
             for gone in self._held.keys() - self._directory.nodes.keys():
                 del self._held[gone]
             self._known.clear()
+            self._frames.clear()
             linked = self._engines.linked(self.ability)
             for start in range(0, len(linked), TOGETHER):
                 await asyncio.gather(*map(self._tell, linked[start:start + TOGETHER]))
@@ -284,9 +295,26 @@ class Configuration:
             documents = documents[:MOST_DOCUMENTS]
         documents = self._known.setdefault(documents, documents)
         self._told[node_id] = node, version, documents
-        if told is None or told[2] != documents:
-            await self._engines.tell(node_id, Assignment(
-                generation=self._generation(), revision=self._directory.revision, documents=list(documents)))
+        if told is not None and told[2] == documents:
+            return
+        known = {one.digest for one in (told[2] if told else ())} | {
+            one.digest for one in self._held.get(node_id, {}).values()}
+        for one in documents:
+            if one.digest and not one.keep and one.digest not in known and (frame := self._small(node, one.digest)):
+                await self._engines.send(node_id, frame)  # before it is asked for
+        if documents not in self._frames:
+            self._frames[documents] = frames.encode(Assignment(
+                generation=self._generation(), revision=self._directory.revision,
+                documents=list(documents)).model_dump())
+        await self._engines.send(node_id, self._frames[documents])
+
+    def _small(self, node: Node, digest: str) -> bytes:
+        """The message with a body that is small; nothing for a large one, for which engines ask."""
+        if digest not in self._frames:
+            body = body_of(node, self._documents.values(), digest)
+            self._frames[digest] = b"" if len(body) > SMALL else frames.encode(
+                Body(digest=digest, body=body).model_dump())
+        return self._frames[digest]
 
     # -- roll-outs ----------------------------------------------------------------------------------------------------
 

@@ -197,8 +197,12 @@ class Sessions:
 
     async def tell(self, node_id: str, message: AnyFromController) -> None:
         """Say *message* to an engine, if it is connected."""
+        await self.send(node_id, frames.encode(message.model_dump()))
+
+    async def send(self, node_id: str, frame: bytes) -> None:
+        """The same of a message that is encoded already, because many are sent it."""
         if (session := self._sessions.get(node_id)) is not None:
-            await self._say(session, message)
+            await self._send(session, frame)
 
     @property
     def count(self) -> int:
@@ -460,12 +464,15 @@ class Sessions:
             await self._say(session, NewPlan(plan=plan))
 
     async def _say(self, session: Session, message: AnyFromController) -> None:
+        await self._send(session, frames.encode(message.model_dump()))
+
+    async def _send(self, session: Session, frame: bytes) -> None:
         channel, link = session.channel, session.link
         if channel is None or link is None:
             return
         try:
             async with asyncio.timeout(SAY_S):
-                await channel.send(frames.encode(message.model_dump()))
+                await channel.send(frame)
         except TimeoutError:
             link.close("the engine does not read")  # nobody else waits for it
         except FairleadError:

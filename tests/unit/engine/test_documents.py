@@ -9,7 +9,7 @@ import pytest
 
 from fairlead.base import files
 from fairlead.base.errors import OperatorError, Refused
-from fairlead.engine.documents import FOLDER, Documents
+from fairlead.engine.documents import FOLDER, MOST_BROUGHT, Documents
 from fairlead.link.documents import digest
 from fairlead.link.messages import Assigned, Assignment, Held
 
@@ -205,6 +205,18 @@ async def test_a_body_is_taken_from_who_has_it_and_only_as_announced(tmp_path: P
         honest.bodies[digest("2")] = "2"
         one.documents.follow(honest, wants(2, ("a", 1, "1"), ("b", 2, "2")))
         await one.until(honest, {"a": 1, "b": 2})
+
+
+async def test_a_body_that_came_along_is_not_asked_for_and_counts_by_its_digest(tmp_path: Path) -> None:
+    controller = Controller("1", "2")
+    async with house(tmp_path) as one:
+        one.documents.brought(digest("1"), "1")
+        one.documents.brought(digest("2"), "another")
+        for number in range(MOST_BROUGHT - 2):
+            one.documents.brought(digest(f"other {number}"), "x")
+        one.documents.follow(controller, wants(1, ("a", 1, "1"), ("b", 2, "2")))
+        await one.until(controller, {"a": 1, "b": 2})
+        assert (controller.asked, one.driver.force) == ([digest("2")], {"a": "1", "b": "2"})
 
 
 async def test_what_comes_while_one_is_applied_is_what_counts(tmp_path: Path) -> None:

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from fairlead.audit.log import AuditLog
-from fairlead.fleet.configuration import Configuration
+from fairlead.fleet.configuration import SMALL, Configuration
 from fairlead.fleet.documents import Document
+from fairlead.link import frames
 from fairlead.link.documents import digest
-from fairlead.link.messages import AnyFromController, Assignment, Body, BodyWanted, Held, Holding
+from fairlead.link.messages import AnyFromController, Assignment, Body, BodyWanted, Held, Holding, from_controller
 from fairlead.nodes.directory import Directory
 from fairlead.nodes.node import Node
 from fairlead.nodes.records import NODES, encode
@@ -31,6 +32,8 @@ class Link:
 
     here: set[str] = field(default_factory=set)
     told: dict[str, asyncio.Queue[AnyFromController]] = field(default_factory=dict)
+    along: dict[str, list[str]] = field(default_factory=dict)
+    """Bodies that came before they were asked for."""
 
     def linked(self, ability: str) -> list[str]:
         assert ability == "documents/1"
@@ -39,13 +42,19 @@ class Link:
     async def tell(self, node_id: str, message: AnyFromController) -> None:
         self.told.setdefault(node_id, asyncio.Queue()).put_nowait(message)
 
+    async def send(self, node_id: str, frame: bytes) -> None:
+        await self.tell(node_id, from_controller(frames.Decoder().feed(frame)[0]))
+
     def state(self, node: Node) -> str:
         return "up" if node.id in self.here else "down"
 
     async def assigned(self, node: Node) -> dict[str, int]:
-        message = await asyncio.wait_for(self.told.setdefault(node.id, asyncio.Queue()).get(), 10)
-        assert isinstance(message, Assignment)
-        return {one.name: one.revision for one in message.documents}
+        while True:
+            message = await asyncio.wait_for(self.told.setdefault(node.id, asyncio.Queue()).get(), 10)
+            if isinstance(message, Assignment):
+                return {one.name: one.revision for one in message.documents}
+            assert isinstance(message, Body)
+            self.along.setdefault(node.id, []).append(message.body)
 
 
 @dataclass
@@ -142,6 +151,37 @@ async def test_a_body_is_given_to_whom_it_is_assigned(tmp_path: Path) -> None:
             assert message == Body(digest=document.digest, body=body)
         await one.fleet.heard("nobody", BodyWanted(digest=document.digest))
         assert "nobody" not in one.link.told
+
+
+async def test_a_small_body_is_sent_along_to_whom_it_comes_and_to_nobody_else(tmp_path: Path) -> None:
+    async with house(tmp_path, SE_1, SE_2) as one:
+        await one.come(SE_1, SE_2)
+        document = await one.put(target="se-1", at_once=True)
+        large = {"files": [{"path": "large", "content": "x" * SMALL}]}
+        other = await one.put("large", body=large, at_once=True)
+        while "large" not in await one.link.assigned(SE_1):
+            pass
+        while "large" not in await one.link.assigned(SE_2):
+            pass
+        assert one.link.along == {SE_1.id: [document.body]}
+        await one.hold(SE_1, document)
+        one.fleet.left(SE_1.id)
+        await one.come(SE_1)
+        assert await one.link.assigned(SE_1) == {"motd": document.revision, "large": other.revision}
+        assert one.link.along == {SE_1.id: [document.body]}, "it has it"
+
+
+async def test_a_staged_body_is_sent_to_nobody_before_its_turn(tmp_path: Path) -> None:
+    async with house(tmp_path, SE_1, SE_2) as one:
+        await one.come(SE_1, SE_2)
+        document = await one.put()
+        while (await one.link.assigned(SE_1)).get("motd") != document.revision:
+            pass
+        assert one.link.along == {SE_1.id: [document.body]}
+        await one.hold(SE_1, document)
+        while (await one.link.assigned(SE_2)).get("motd") != document.revision:
+            pass
+        assert one.link.along[SE_2.id] == [document.body]
 
 
 async def test_who_comes_later_is_told_and_who_went_says_no_more(tmp_path: Path) -> None:
