@@ -72,6 +72,8 @@ class Place:
                                 trust_env=False)
         except httpx2.TransportError:  # it is starting
             return {}
+        if answer.status_code == 503:  # still
+            return {}
         return {(row["metric"]["job"], row["metric"].get("engine", "")): float(row["value"][1])
                 for row in answer.json()["data"]["result"]}
 
@@ -126,32 +128,32 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 
 
 def configuration(place: Place) -> str:
-    """The guide's, for this place, and twice a second."""
+    """The guide's, for this place, and each second."""
     found = re.search(r"```yaml\n(scrape_configs:.*?)```", GUIDE.read_text(), re.DOTALL)
     assert found
     text = found[1].replace("ctl-1.example.com:443", place.url.removeprefix("https://")).replace(
         "/etc/prometheus", str(place.folder))
-    return "global: {scrape_interval: 500ms, scrape_timeout: 400ms}\n" + text
+    return "global: {scrape_interval: 1s, scrape_timeout: 1s}\n" + text
 
 
 def test_1_an_exporter_on_an_engine_is_found_and_read_through_the_tunnel(place: Place) -> None:
     until(lambda: place.query("up") == {("fairlead", ""): 1, ("exporters", "se-1"): 1}, "both jobs are up")
     until(lambda: ("exporters", "se-1") in place.query("node_load1"), "the exporter's numbers are there")
-    assert place.query("fairlead_stream_bytes_total{direction='in'}")["fairlead", ""] > 0
-    assert place.query("fairlead_engine_up") == {("fairlead", "se-1"): 1, ("fairlead", "se-2"): 1}
+    until(lambda: place.query("fairlead_stream_bytes_total{direction='in'} > 0"), "they came through a tunnel")
+    until(lambda: place.query("fairlead_engine_up") == {("fairlead", "se-1"): 1, ("fairlead", "se-2"): 1}, "both up")
 
 
 def test_2_each_engine_tells_of_itself(place: Place) -> None:
     until(lambda: len(place.query("fairlead_engine_cpu_seconds_total > 0")) == 2, "both have told")
-    assert all(value > 1_000_000 for value in place.query("fairlead_engine_resident_bytes").values())
-    assert place.query("fairlead_engine_links") == {("fairlead", "se-1"): 1, ("fairlead", "se-2"): 1}
+    until(lambda: len(place.query("fairlead_engine_resident_bytes > 1000000")) == 2, "of their memory")
+    until(lambda: place.query("fairlead_engine_links") == {("fairlead", "se-1"): 1, ("fairlead", "se-2"): 1}, "links")
 
 
 def test_3_an_engine_that_is_away_is_seen_to_be(place: Place) -> None:
     place.engine.stop()
     until(lambda: place.query("up{job='exporters'}") == {("exporters", "se-1"): 0}, "Prometheus sees it")
-    until(lambda: place.query("fairlead_engine_up")["fairlead", "se-1"] == 0, "the Controller says it")
-    assert ("fairlead", "se-1") not in place.query("fairlead_engine_load1"), "nobody knows its numbers now"
+    until(lambda: place.query("fairlead_engine_up == 0") == {("fairlead", "se-1"): 0}, "the Controller says it")
+    until(lambda: ("fairlead", "se-1") not in place.query("fairlead_engine_load1"), "nobody knows its numbers now")
     place.engine.start()
     until(lambda: place.query("up{job='exporters'}") == {("exporters", "se-1"): 1}, "and that it is back")
     until(lambda: [row["state"] for row in place.controller.cli("node", "events", "se-1", "--json").done().json][:2]
@@ -204,14 +206,14 @@ def test_5_attack_an_engine_that_tells_absurd_numbers_changes_nothing_for_others
     for text in ABSURD:
         asyncio.run(lie(place.thief, text))
     until(lambda: place.numbers()["fairlead_engine_up", "se-2"] == 0, "its link is over")
+    until(lambda: place.numbers()["fairlead_engine_up", "se-1"] == 1, "nobody else's is")
     found = place.numbers()
-    assert found["fairlead_engine_up", "se-1"] == 1
     assert found["fairlead_engine_load1", "se-1"] != 77
     assert not [key for key in found if key[1:] == ("se-2",) and key[0] != "fairlead_engine_up"]
     assert not [key for key in found if key[0].startswith("fairlead_engine_x")]
     refused = [record for record in place.controller.events("link.refused") if record["peer"] == "se-2"]
     assert len(refused) == len(ABSURD)
-    assert place.query("up") == {("fairlead", ""): 1, ("exporters", "se-1"): 1}
+    until(lambda: place.query("up") == {("fairlead", ""): 1, ("exporters", "se-1"): 1}, "both jobs are up as before")
 
 
 def test_6_attack_a_token_that_was_revoked_opens_nothing(place: Place) -> None:

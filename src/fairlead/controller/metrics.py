@@ -2,27 +2,24 @@
 
 Rules, and what each stops:
 
-1. The registry is made for each answer, of what is known then: nothing is global, and nothing is kept of who has gone.
-2. The text is written in a thread, and at most once a second, however many ask: of ten thousand engines it takes long,
+1. The text is written in a thread, and at most once a second, however many ask: of ten thousand engines it takes long,
    and streams do not wait for it.
-3. An engine's numbers stand under the name that its key has in the directory; names of numbers are ours.
-4. Exporters are those that this Controller may reach by policy, at the addresses where it finds them.
+2. An engine's numbers stand under the name that its key has in the directory; names of numbers are ours.
+3. Exporters are those that this Controller may reach by policy, at the addresses where it finds them.
 """
 
 import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from math import isnan
-from typing import Any, NamedTuple, Protocol
-
-from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from typing import Any, Protocol
 
 from fairlead.api.documents import Configuring
 from fairlead.controller.cluster import Cluster
+from fairlead.controller.exposition import Series, Values, exposition
 from fairlead.controller.mesh import Mesh
 from fairlead.enrol.state import TokenRecord
 from fairlead.link.metrics import METRICS, NAMES
@@ -35,17 +32,6 @@ MOST_OFTEN_S = 1.0
 STORE_S = 1.0
 """A store that does not answer for so long is not there."""
 VERDICTS = ("applied", "refused", "behind")
-Values = Mapping[tuple[str, ...], float]
-
-
-class Series(NamedTuple):
-    """One number, or one for each combination of labels."""
-
-    name: str
-    text: str
-    values: Values
-    labels: Sequence[str] = ()
-    counter: bool = False
 
 
 class Tokens(Protocol):
@@ -159,29 +145,6 @@ def _of_engines(states: Mapping[str, str], last: Mapping[str, Sequence[float]]) 
     for place, name in enumerate(NAMES):
         told: Values = {(engine,): values[place] for engine, values in last.items() if not isnan(values[place])}
         yield Series(f"engine_{name}", METRICS[name].text, told, ["engine"], counter=METRICS[name].counter)
-
-
-def exposition(series: Iterable[Series]) -> str:
-    """*series*, and the numbers of this process, as text."""
-    registry = CollectorRegistry()
-    ProcessCollector(registry=registry)
-    registry.register(_Families(series))
-    return generate_latest(registry).decode()
-
-
-class _Families:
-    """A collector of the library's."""
-
-    def __init__(self, series: Iterable[Series]) -> None:
-        self._series = list(series)
-
-    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
-        for one in self._series:
-            family = CounterMetricFamily if one.counter else GaugeMetricFamily
-            made = family(f"fairlead_{one.name}", one.text, labels=list(one.labels))
-            for labels, value in one.values.items():
-                made.add_metric(labels, float(value))
-            yield made
 
 
 def _one(name: str, text: str, value: float) -> Series:

@@ -122,7 +122,8 @@ class Logs:
 
     async def _take(self, node_id: str, offered: Have, channel: Channel, chunks: Chunks) -> None:
         folder = self._folder / node_id
-        await asyncio.to_thread(files.make_private_folder, folder)
+        for private in (self._folder, folder):  # each: what is made on the way to one is open to others
+            await asyncio.to_thread(files.make_private_folder, private)
         last = next((one for one in reversed(_files(folder)) if one.spool == offered.spool), None)
         place = max(last.end, offered.begin) if last is not None else offered.begin
         await channel.send(frames.encode(Want(v=VERSION, offset=place, rate=self._rate).model_dump()))

@@ -11,7 +11,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from fairlead.controller import metrics
-from fairlead.controller.metrics import Numbers, Series, exposition
+from fairlead.controller.exposition import Series, exposition
+from fairlead.controller.metrics import Numbers
 from fairlead.link.metrics import NAMES
 from fairlead.nodes.address import View
 from fairlead.nodes.service import Service

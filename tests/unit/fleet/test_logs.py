@@ -147,6 +147,7 @@ async def test_lines_come_up_once_and_in_order(tmp_path: Path) -> None:
         await flush(one, spool)
         assert await every_line(one.logs) == numbered(2010)
         begun = list((tmp_path / "ctl" / "logs" / SE_1.id).iterdir())
+        assert not [path for path in (tmp_path / "ctl").rglob("*") if path.stat().st_mode & 0o077]
         spool.append("more")
         await flush(one, spool)
         assert list((tmp_path / "ctl" / "logs" / SE_1.id).iterdir()) == begun, "what goes on goes on in its file"

@@ -53,7 +53,8 @@ class FilesDriver:
         """Put the files of *text* in place of those that this document, *name*, had; see `engine.documents.Driver`."""
         body: Files = read("files", text)
         destination = self._destination(body)
-        wanted = {file.path: _Content(file.data, int(file.mode, 8)) for file in body.files}
+        most = 0o700 if body.destination == STATE else 0o777  # nothing in a state folder is open to others
+        wanted = {file.path: _Content(file.data, int(file.mode, 8) & most) for file in body.files}
         for other, held in others.items():
             if other != name and (theirs := read("files", held)).destination == body.destination:
                 for path in wanted.keys() & {file.path for file in theirs.files}:
@@ -135,7 +136,9 @@ def _exchange(destination: Destination, path: str, content: _Content | None) -> 
     """Put *content* at *path* (None: nothing), and say what was there. Raises OperatorError, Refused."""
     *folders, file = path.split("/")
     try:
-        with _opened(Path(destination.folder), folders, make=content is not None) as folder:
+        private = content is not None and not content.mode & 0o077
+        with _opened(Path(destination.folder), folders, None if content is None else 0o700 if private else 0o755
+                     ) as folder:
             before = _read(folder, file)
             if content is None:
                 if before is not None:
@@ -153,15 +156,16 @@ def _exchange(destination: Destination, path: str, content: _Content | None) -> 
 
 
 @contextlib.contextmanager
-def _opened(root: Path, folders: Iterable[str], *, make: bool) -> Iterator[int]:
-    if make:
-        root.mkdir(mode=0o755, parents=True, exist_ok=True)
+def _opened(root: Path, folders: Iterable[str], made: int | None) -> Iterator[int]:
+    """The folder, entered step by step. *made*: the mode of those that are missing; None: they are not made."""
+    if made is not None:
+        root.mkdir(mode=made, parents=True, exist_ok=True)
     handle = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         for name in folders:
-            if make:
+            if made is not None:
                 with contextlib.suppress(FileExistsError):
-                    os.mkdir(name, 0o755, dir_fd=handle)
+                    os.mkdir(name, made, dir_fd=handle)
             below = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=handle)
             os.close(handle)
             handle = below

@@ -59,8 +59,9 @@ async def test_files_come_change_and_go(house: House) -> None:
 
 
 async def test_without_a_destination_they_are_in_the_state_folder(house: House) -> None:
-    await house.put("one", destination="state", a="1")
+    await house.put("one", destination="state", a="1", sub_b="2")
     assert (house.state / "files" / "a.conf").read_text() == "1"
+    assert not [path for path in house.state.rglob("*") if path.stat().st_mode & 0o077], "for its owner alone"
 
 
 async def test_modes_and_bytes_are_as_said(house: House) -> None:
