@@ -33,7 +33,7 @@ _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _QUOTED = 24
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 _WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,62}")
-_PATH = re.compile(r"/[A-Za-z0-9._~/%?=&-]{0,200}")
+_HEALTH_PATH = re.compile(r"/[A-Za-z0-9._~/%?=&-]{0,200}")
 
 
 class _Body(BaseModel):
@@ -61,6 +61,13 @@ def _address(text: str) -> str:
     return f"[{address}]:{int(port)}" if address.version == 6 else f"{address}:{int(port)}"
 
 
+def _health_path(text: str) -> str:
+    if not _HEALTH_PATH.fullmatch(text):  # the whole of it: a model's `pattern` looks for it anywhere
+        raise ValueError("a health path begins with '/' and has letters, digits and ._~/%?=&- only")
+    return text
+
+
+HealthPath = Annotated[str, AfterValidator(_health_path)]
 Path = Annotated[str, Field(max_length=400), AfterValidator(_path)]
 Word = Annotated[str, AfterValidator(_word)]
 Address = Annotated[str, Field(max_length=64), AfterValidator(_address)]
@@ -132,7 +139,7 @@ class BackEnd(_Body):
     name: Word
     mode: Literal["tcp", "http"] = "tcp"
     balance: Literal["roundrobin", "leastconn", "source"] = "roundrobin"
-    health_path: Annotated[str, Field(pattern=_PATH.pattern + "$")] | None = None
+    health_path: HealthPath | None = None
     """Asked for by HTTP to see whether a server is well; without it a connection is enough."""
     servers: Annotated[list[Server], Field(min_length=1, max_length=256)]
 
