@@ -56,6 +56,8 @@ def _word(text: str) -> str:
 def _address(text: str) -> str:
     host, _, port = text.rpartition(":")
     address = ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
+    if "%" in host:  # the name of an interface, at which nobody looks: anything may stand there
+        raise ValueError("an address has no interface")
     if not port.isascii() or not port.isdigit() or not 1 <= int(port) <= 65535:
         raise ValueError("an address is IP:PORT")
     return f"[{address}]:{int(port)}" if address.version == 6 else f"{address}:{int(port)}"

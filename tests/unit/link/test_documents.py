@@ -49,6 +49,8 @@ def test_a_path_leads_downwards(path: str) -> None:
     ("listeners.0.bind", ["127.0.0.1:80", "127.0.0.1:80"]), ("listeners.0.bind", ["127.0.0.1:٨٠"]),
     ("back_ends.0.health_path", "/x\nserver evil"), ("back_ends.0.health_path", "/x y"),
     ("back_ends.0.health_path", "/ HTTP/1.0\n    server evil 10.0.0.1:80\n    option httpchk GET /"),
+    ("listeners.0.bind", ["[::1%a b\n    lua-load x]:80"]), ("listeners.0.bind", ["[fe80::1%eth0]:80"]),
+    ("back_ends.0.servers.0.address", "[::1%a\n    server evil 10.0.0.1:80 #]:80"),
     ("back_ends.0.health_path", "/x y/z"), ("back_ends.0.health_path", "x"), ("back_ends.0.health_path", "/x\n"),
     ("back_ends.0.servers.0.address", "192.0.2.1"), ("back_ends.0.servers.0.name", "a#"),
     ("back_ends.0.servers.0.service", "shop"), ("back_ends.0.servers.1.name", "a"),
