@@ -8,8 +8,17 @@ from fastapi.responses import PlainTextResponse
 from fairlead.api import answers
 from fairlead.api.application import collection, needs
 from fairlead.api.documented import answer, several
+from fairlead.audit.public import event_id
+from fairlead.audit.record import AuditRecord
+from fairlead.base.clock import rfc3339
 
 LINES = "application/x-ndjson"
+
+
+def describe(record: AuditRecord) -> dict[str, Any]:
+    """A record as listings show it."""
+    return {"seq": record.seq, "time": rfc3339(record.time), "node": record.node, "event": record.event,
+            "subject": record.subject, "by": record.by, "details": dict(record.details), "event_id": event_id(record)}
 
 
 class Auditing(Protocol):

@@ -35,7 +35,6 @@ class Managing(Protocol):
         """Set labels. Raises Refused."""
         ...
 
-
     async def drain_node(self, name: str, by: str, *, drained: bool) -> None:
         """Have nothing new begin at an engine, or again. Raises Refused."""
         ...

@@ -174,7 +174,9 @@ class Witness:
         return [head for path in sorted(self._files()) for head in self.shown(path.stem).heads]
 
     def _path(self, node: str) -> Path:
-        return self._folder / f"{check_stem(node)}.json"
+        if not _NAME.fullmatch(node):  # it names a file
+            raise refused("it is of no node")
+        return self._folder / f"{node}.json"
 
     def _files(self) -> list[Path]:
         return [path for path in self._folder.glob("*.json") if not path.name.startswith(".")]
@@ -184,10 +186,3 @@ class Witness:
         found = sorted(self._files(), key=lambda path: path.stat().st_mtime_ns)
         for path in found[:max(0, len(found) + 1 - most)]:
             path.unlink(missing_ok=True)
-
-
-def check_stem(node: str) -> str:
-    """*node* itself, which names a file. Raises Refused FL-AUDIT-HEAD for what is no node's name."""
-    if not _NAME.fullmatch(node):
-        raise refused("it is of no node")
-    return node

@@ -164,7 +164,8 @@ def _written(out: Path | None) -> Iterator[Callable[[str], None]]:
 
 
 def _path(kind: str, name: str) -> str:
-    from fairlead.link.documents import BODIES, check_name
+    from fairlead.fleet.documents import check_name
+    from fairlead.link.documents import BODIES
     if kind not in BODIES:
         raise Refused("FL-DOCUMENT-KIND", f"there is no such kind of documents: {printable(kind, 24)}",
                       f"use one of {', '.join(sorted(BODIES))}")

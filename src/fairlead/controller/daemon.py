@@ -481,7 +481,7 @@ class _Controller:
             log.error("reload.refused", code=error.code, reason=error.message)
             return
         fixed = ("listen", "api_port", "portal_port", "ssh_port", "view", "keepalive_s", "store_quota_mib",
-                 "api_tls_minimum")
+                 "api_tls_minimum", "heartbeat_s")
         if any(getattr(settings, name) != getattr(self.settings, name) for name in fixed):
             log.warning("reload.restart-needed", settings=", ".join(fixed))
         self.settings = self.settings.model_copy(update={"addresses": settings.addresses})

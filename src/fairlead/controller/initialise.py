@@ -50,6 +50,7 @@ COPY = "directory.json"
 PENDING = "init.pending"
 _MADE = (TRUST_FILE, sealing.NODE_KEY, *(file.name for file in files_of(Path(STORE))), notes.FILE, COPY, "hosts",
          "control.sock")
+_FOLDERS = (KEYS, LOGS, WITNESS, ENGINES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +156,7 @@ def refuse_foreign(state: Path) -> None:
     """
     if (state / PENDING).exists():
         return
-    found = [name for name in (*_MADE, KEYS, etcd_folder(state).name) if (state / name).exists()]
+    found = [name for name in (*_MADE, *_FOLDERS, etcd_folder(state).name) if (state / name).exists()]
     if found:
         raise OperatorError("FL-STATE-FOREIGN", f"{state} holds {', '.join(found)} already",
                             "use an empty folder; a Controller that lost its fairlead.toml is mended, not made anew")
@@ -165,7 +166,6 @@ def clear(state: Path) -> None:
     """What an interrupted init, or a destroyed Controller, leaves: only files that fairlead itself names."""
     for name in _MADE:
         (state / name).unlink(missing_ok=True)
-    shutil.rmtree(state / KEYS, ignore_errors=True)
-    for folder in (LOGS, WITNESS, ENGINES):
+    for folder in _FOLDERS:
         shutil.rmtree(state / folder, ignore_errors=True)
     shutil.rmtree(etcd_folder(state), ignore_errors=True)

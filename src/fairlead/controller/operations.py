@@ -6,6 +6,7 @@ from itertools import islice
 from typing import Any
 from uuid import UUID
 
+from fairlead.api.audit import describe as describe_record
 from fairlead.api.mesh import connecting, describe_hosts
 from fairlead.api.mesh import describe as describe_tunnel
 from fairlead.api.securechannel import Member
@@ -13,8 +14,7 @@ from fairlead.api.services import describe as describe_service
 from fairlead.audit.export import lines
 from fairlead.audit.head import insist
 from fairlead.audit.log import AuditLog
-from fairlead.audit.public import event_id
-from fairlead.audit.record import GENESIS, AuditRecord, Entry
+from fairlead.audit.record import GENESIS, Entry
 from fairlead.base.clock import rfc3339
 from fairlead.base.errors import Refused
 from fairlead.cluster.etcd import client_url
@@ -191,11 +191,11 @@ class Operations:
 
     async def recent(self, limit: int) -> list[dict[str, Any]]:
         """The newest records, oldest first."""
-        return [_record(r) for r in await self._audit.records(limit)]
+        return [describe_record(r) for r in await self._audit.records(limit)]
 
     async def about(self, subject: str) -> list[dict[str, Any]]:
         """The records about *subject*, oldest first."""
-        return [_record(r) for r in await self._audit.records(100_000) if r.subject == subject]
+        return [describe_record(r) for r in await self._audit.records(100_000) if r.subject == subject]
 
     async def check(self) -> dict[str, Any]:
         """Verify the chains, by themselves and by what was shown of them.
@@ -257,8 +257,3 @@ class Operations:
 def _fingerprint(line: str, known: Mapping[str, str]) -> str:
     """Of a key, by what is *known* of lines: the directory has it already, and to compute it for a fleet takes long."""
     return known.get(line) or PublicKey.from_line(line).fingerprint
-
-
-def _record(record: AuditRecord) -> dict[str, Any]:
-    return {"seq": record.seq, "time": rfc3339(record.time), "node": record.node, "event": record.event,
-            "subject": record.subject, "by": record.by, "details": dict(record.details), "event_id": event_id(record)}

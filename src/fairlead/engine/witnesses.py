@@ -12,11 +12,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from operator import methodcaller
 from typing import Any, Protocol
 
+from fairlead.api.audit import describe
 from fairlead.audit.head import Judged, SignedHead, check, decode, insist, judge, sign
 from fairlead.audit.journal import Journal
-from fairlead.audit.public import event_id
-from fairlead.audit.record import AuditRecord
-from fairlead.base.clock import Clock, rfc3339
+from fairlead.base.clock import Clock
 from fairlead.base.errors import FairleadError
 from fairlead.keys.ssh import PrivateKey
 
@@ -79,7 +78,7 @@ class Witnesses:
 
     async def recent(self, limit: int) -> list[dict[str, Any]]:
         """The newest records, oldest first. Raises Refused FL-AUDIT-BROKEN."""
-        return [_shown(record) for record in self._journal.records()[-limit:]]
+        return [describe(record) for record in self._journal.records()[-limit:]]
 
     async def check(self) -> dict[str, Any]:
         """Verify the journal, by itself and by what Controllers were shown of it.
@@ -118,8 +117,3 @@ class Witnesses:
         asked = list(self._controllers)
         return {controller.name: answer for controller, answer in zip(
             asked, await asyncio.gather(*map(one, asked)), strict=True) if answer is not None}
-
-
-def _shown(record: AuditRecord) -> dict[str, Any]:
-    return {"seq": record.seq, "time": rfc3339(record.time), "node": record.node, "event": record.event,
-            "subject": record.subject, "by": record.by, "details": dict(record.details), "event_id": event_id(record)}

@@ -20,10 +20,10 @@ import structlog
 from fairlead.audit.record import Entry
 from fairlead.base.clock import rfc3339
 from fairlead.base.errors import Refused, printable
-from fairlead.fleet.documents import Document, Former, assigned, body_of, decode, encode
+from fairlead.fleet.documents import Document, Former, assigned, body_of, check_name, decode, encode
 from fairlead.fleet.rollout import Standing, step, verdict
 from fairlead.link import frames
-from fairlead.link.documents import MOST_DOCUMENTS, check, check_name, shown
+from fairlead.link.documents import MOST_DOCUMENTS, check, shown
 from fairlead.link.messages import (
     TAKES_DOCUMENTS,
     AnyFromController,
@@ -347,17 +347,20 @@ class Configuration:
         new = step(document, standings, await self._store.now())
         if new is None:
             return
-        entries = [Entry(f"document.{new.stage}", new.key, "leader", {
-            "revision": new.revision, **({"why": new.why} if new.why else {})})] if new.stage != document.stage else [
-            Entry("document.first", new.key, "leader", {
-                "revision": new.revision, "engine": self._directory.nodes[new.first].name})]
+        if new.stage == document.stage:
+            entry = Entry("document.first", new.key, "leader", {
+                "revision": new.revision, "engine": self._directory.nodes[new.first].name})
+        else:
+            entry = Entry(f"document.{new.stage}", new.key, "leader", {
+                "revision": new.revision, **({"why": _whose(new.why)} if new.why else {})})
         key = f"{DOCUMENTS}/{document.key}"
         outcome = await self._audit.append_with([*self._fence(), Equal(key, encode(document))], [Put(key, encode(new))],
-                                                entries)
+                                                [entry])
         if outcome.succeeded:
             await self._directory.reached(outcome.revision)
             if new.stage == "halted":
-                log.warning("alarm", alarm="document.halted", about=new.key, code="FL-DOCUMENT-HALTED", reason=new.why)
+                log.warning("alarm", alarm="document.halted", about=new.key, code="FL-DOCUMENT-HALTED",
+                            reason=_whose(new.why))
 
     def _meant(self, document: Document) -> list[Node]:
         return [node for node in self._directory.nodes.values() if document.meant_for(node)]
@@ -373,6 +376,11 @@ class Configuration:
             if sum(one.meant_for(node) for one in others) >= MOST_DOCUMENTS:
                 raise Refused("FL-DOCUMENT-MANY", f"{node.name} has {MOST_DOCUMENTS} documents",
                               "delete some, or put several into one")
+
+
+def _whose(why: str) -> str:
+    """Who failed, without a driver's words: they may quote the body, which is in no record."""
+    return why.partition(": ")[0]
 
 
 def _former(old: Document | None) -> Former | None:

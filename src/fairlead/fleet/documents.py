@@ -15,8 +15,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from fairlead.base import strict
+from fairlead.base.errors import Refused, printable
 from fairlead.link.documents import digest
 from fairlead.link.messages import Assigned
+from fairlead.nodes.name import QUOTED, is_name
 from fairlead.nodes.node import Node
 from fairlead.nodes.policy import means
 
@@ -116,6 +118,14 @@ def body_of(node: Node, documents: Iterable[Document], wanted: str) -> str:
             if one.former is not None and one.former.digest == wanted and means(one.former.target, node):
                 return one.former.body
     return ""
+
+
+def check_name(name: str) -> str:
+    """*name* itself when it may name a document. Raises Refused FL-NAME."""
+    if not is_name(name):
+        raise Refused("FL-NAME", f"{printable(name, QUOTED)!r} is not a document's name",
+                      "use 1 to 63 of a-z, 0-9 and -, with a letter or digit at both ends")
+    return name
 
 
 def encode(document: Document) -> bytes:

@@ -103,8 +103,6 @@ class Session:
     """When the last few were."""
     abilities: frozenset[str] = frozenset()
     """What its software understands."""
-    witness: bool = False
-    """It keeps heads of audit logs."""
     asked: tuple[int, asyncio.Future[list[str]]] | None = None
     """For the heads that it keeps: the question's number, and where its answer goes."""
 
@@ -420,11 +418,10 @@ class Sessions:
         session.link, session.channel, session.plan = tunnel, channel, b""
         session.heard = self._clock.monotonic()
         session.abilities = frozenset(hello.software.split())
-        session.witness = KEEPS_HEADS in session.abilities
         await self._say(session, Welcome(v=VERSION, epoch=tunnel.epoch, server_time=self._clock.now(),
                                          heartbeat_s=self._heartbeat_s))
         await self._send_plan(node_id, session, self._directory.controllers())
-        if session.witness and self._head:
+        if KEEPS_HEADS in session.abilities and self._head:
             await self._say(session, AuditHead(head=self._head))
         for subject in self._spoken(session):
             await subject.greeted(node_id)
@@ -498,7 +495,7 @@ class Sessions:
     def _witnesses(self) -> list[tuple[str, Session]]:
         nodes = self._directory.nodes
         return [(nodes[node_id].name, session) for node_id, session in self._sessions.items()
-                if session.witness and session.channel is not None and node_id in nodes]
+                if KEEPS_HEADS in session.abilities and session.channel is not None and node_id in nodes]
 
     async def _ask_heads(self, session: Session, within_s: float) -> list[str] | None:
         if session.asked is None or session.asked[1].done():

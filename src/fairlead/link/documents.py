@@ -29,8 +29,8 @@ MOST_BYTES = 256 * 1024
 MOST_DOCUMENTS = 256
 """Of one engine."""
 
-_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
-_QUOTED = 24
+QUOTED = 24
+"""Characters of what a refusal repeats: it may be a secret that was pasted in the wrong place."""
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 _WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,62}")
 _HEALTH_PATH = re.compile(r"/[A-Za-z0-9._~/%?=&-]{0,200}")
@@ -194,44 +194,44 @@ BODIES: dict[str, type[_Body]] = {"files": Files, "haproxy": Haproxy}
 
 def check(kind: str, body: Any) -> str:
     """The one text of *body*, which is fit for *kind*. Raises Refused FL-DOCUMENT-KIND, FL-DOCUMENT, -SIZE."""
+    text = _model(kind, body).model_dump_json(exclude_defaults=True)
+    _check_size(text)
+    return text
+
+
+def read(kind: str, text: str) -> Any:
+    """The body (`Files`, `Haproxy`) of a *text* that `check` has made. Raises Refused as `check` does."""
+    _check_size(text)
+    try:
+        found = strict.loads(text.encode())
+    except ValueError:
+        raise Refused("FL-DOCUMENT", "the document is not JSON", "put it again") from None
+    return _model(kind, found)
+
+
+def _model(kind: str, body: Any) -> _Body:
     model = BODIES.get(kind)
     if model is None:
-        raise Refused("FL-DOCUMENT-KIND", f"there is no kind {printable(kind, _QUOTED)!r} of documents",
+        raise Refused("FL-DOCUMENT-KIND", f"there is no kind {printable(kind, QUOTED)!r} of documents",
                       f"use one of {', '.join(sorted(BODIES))}")
     try:
-        text = model.model_validate(body).model_dump_json(exclude_defaults=True)
+        return model.model_validate(body)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         what = "is not a field" if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
         raise Refused("FL-DOCUMENT", f"the document's {printable(where, 120) or 'body'}: {printable(what, 300)}",
                       "see the guide's page about documents") from None
+
+
+def _check_size(text: str) -> None:
     if len(text.encode()) > MOST_BYTES:
         raise Refused("FL-DOCUMENT-SIZE", f"the document has more than {MOST_BYTES} bytes", "split it")
-    return text
-
-
-def read(kind: str, text: str) -> Any:
-    """The body (`Files`, `Haproxy`) of a *text* that `check` has made. Raises Refused as `check` does."""
-    try:
-        found = strict.loads(text.encode())
-    except ValueError:
-        raise Refused("FL-DOCUMENT", "the document is not JSON", "put it again") from None
-    check(kind, found)
-    return BODIES[kind].model_validate(found)
 
 
 def digest(text: str) -> str:
     """By which a body is known, hex."""
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def check_name(name: str) -> str:
-    """*name* itself when it may name a document. Raises Refused FL-NAME."""
-    if not _NAME.fullmatch(name):
-        raise Refused("FL-NAME", f"{printable(name, _QUOTED)!r} is not a document's name",
-                      "use 1 to 63 of a-z, 0-9 and -, with a letter or digit at both ends")
-    return name
 
 
 def shown(text: str) -> Any:

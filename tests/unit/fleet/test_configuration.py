@@ -135,6 +135,8 @@ async def test_what_the_first_refuses_stays_with_it(tmp_path: Path) -> None:
         await one.hold(SE_1, document, refused="line 3: no")
         halted = await one.until("halted")
         assert "line 3: no" in halted.why
+        record = (await one.audit.records(1))[0]
+        assert (record.event, record.details["why"]) == ("document.halted", "1 of 1 failed; se-1 refused it")
         rows = {row["engine"]: row for row in one.fleet.status(halted)["rows"]}
         assert (rows["se-1"]["verdict"], rows["se-1"]["words"]) == ("refused", "line 3: no")
         assert rows["se-2"]["verdict"] == "behind"

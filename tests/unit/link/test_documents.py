@@ -60,6 +60,24 @@ def test_no_value_becomes_a_line_of_haproxy(path: str, value: Any) -> None:
     assert denied(lambda: check("haproxy", changed(HAPROXY, path, value))) == "FL-DOCUMENT"
 
 
+def texts(value: Any, way: str = "") -> list[str]:
+    """The ways to all texts in *value*."""
+    if isinstance(value, str):
+        return [way]
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [found for key, one in inner for found in texts(one, f"{way}.{key}".removeprefix("."))]
+
+
+@pytest.mark.parametrize("added", ["\n", " x", "\n    server evil 10.0.0.1:80", "#", "\"", "\\", "\t", "\x00", "%x y"])
+@pytest.mark.parametrize("way", texts(HAPROXY))
+def test_no_text_at_all_takes_what_would_begin_or_end_a_word(way: str, added: str) -> None:
+    text: Any = HAPROXY
+    for part in way.split("."):
+        text = text[int(part) if part.isdigit() else part]
+    for changed_text in (f"{text}{added}", f"{added}{text}", f"{text[:1]}{added}{text[1:]}"):
+        assert denied(lambda it=changed_text: check("haproxy", changed(HAPROXY, way, it))) == "FL-DOCUMENT"  # type: ignore[misc]
+
+
 @pytest.mark.parametrize("body", [
     {"files": []}, {"files": [{"path": "a"}]}, {"files": [{"path": "a", "content": "", "content_base64": ""}]},
     {"files": [{"path": "a", "content_base64": "%"}]}, {"files": [{"path": "a", "content": ""}] * 2},

@@ -127,7 +127,10 @@ class HaproxyDriver:
         files.make_private_folder(self._folder)
         tried = self._folder / f"{FILE}.new"
         files.write_private(tried, wanted.encode())
-        await program.run([settings.program, "-c", "-f", str(tried)], essence=_essence)
+        try:
+            await program.run([settings.program, "-c", "-f", str(tried)], essence=_essence)
+        finally:
+            files.remove(tried)
         self._check_free(wanted)
         former, self._file = self._file, wanted
         files.write_private(self._folder / FILE, wanted.encode())
@@ -139,8 +142,6 @@ class HaproxyDriver:
         except BaseException:
             await self._back(former)
             raise
-        finally:
-            files.remove(tried)
 
     async def _back(self, former: str) -> None:
         self._file = former
