@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import need
-from tests.processes import Daemon, Site, an_address, free_port, until
+from tests.processes import Daemon, Site, an_address, ask, connect, echo, free_port, listens, serving, until
 
 HALTED = "FL-DOCUMENT-HALTED"
 pytestmark = [pytest.mark.whole, pytest.mark.timeout(400)]
@@ -123,6 +123,30 @@ def test_documents_come_by_stages_stay_over_kills_and_do_only_what_the_engine_de
         assert words in put(controller, "files", "attack", body).err, "6. no document chooses a folder or a program"
     assert all(file.name in ("page", "loaded") for one in engines
                for file in (one.state.parent / f"{one.name}-etc").iterdir())
+
+
+def test_an_engine_is_drained_without_a_stream_being_cut(site: Site) -> None:
+    controller = site.controller()
+    owner = site.engine(controller, "se-1")
+    where = controller.see(str(controller.node("se-1")["internal_address"]))
+    with serving(echo) as target:
+        port = free_port()
+        controller.cli("service", "add", "app", "--node", "se-1", "--port", port, "--target", f"127.0.0.1:{target}",
+                       "--allow", "controllers").done()
+        until(lambda: ask(where, port) == b"?", "1. it is reached")
+        with connect(where, port) as stream:
+            stream.sendall(b"1")
+            assert stream.recv(1) == b"1"
+            controller.cli("node", "drain", "se-1", "--wait", "--timeout", "1s").refused("FL-DRAIN-LATE")
+            until(lambda: not listens(where, port), "2. nothing new begins")
+            stream.sendall(b"2")
+            assert stream.recv(1) == b"2", "3. what is open goes on"
+        controller.cli("node", "drain", "se-1", "--wait").done()
+        assert controller.node("se-1")["drained"]
+        controller.cli("node", "drain", "se-1", "--undo").done()
+        until(lambda: ask(where, port) == b"?", "4. and it is reached again")
+    assert controller.cli("node", "drain", "ctl").refused("FL-NODE-CONTROLLER")
+    assert owner.runs
 
 
 def test_a_stock_haproxy_serves_a_back_end_on_the_controller_through_the_tunnel(site: Site) -> None:

@@ -20,6 +20,7 @@ import threading
 from pathlib import Path
 
 from fairlead.base import files
+from fairlead.base.errors import OperatorError
 
 FOLDER = "spool"
 PART_BYTES = 4 * 1024 * 1024
@@ -118,9 +119,8 @@ class Spool:
                 if len(self._parts) == 1:
                     self._shut()
                 self._remove()
-            with contextlib.suppress(OSError):  # without it, more is offered than needed, and known by its offset
-                (self._folder / _SETTLED).write_text(str(self.settled))
-                (self._folder / _SETTLED).chmod(0o600)
+            with contextlib.suppress(OperatorError):  # without it, more is offered than needed, and known by its offset
+                files.write_private(self._folder / _SETTLED, str(self.settled).encode(), synced=False)
 
     def _write(self, line: str) -> None:
         data = line.encode(errors="replace") + b"\n"

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from fairlead.audit.log import AuditLog
+from fairlead.fleet import configuration as module
 from fairlead.fleet.configuration import SMALL, Configuration
 from fairlead.fleet.documents import Document
 from fairlead.link import frames
@@ -235,6 +236,19 @@ async def test_what_is_no_document_is_refused(tmp_path: Path, more: dict[str, An
     async with house(tmp_path) as one:
         assert await refusal(one.put(**more)) == code
         assert one.fleet.all() == []
+
+
+async def test_there_is_a_bound_to_all_of_them_and_to_those_of_an_engine(tmp_path: Path,
+                                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+    async with house(tmp_path, SE_1) as one:
+        monkeypatch.setattr(module, "MOST_DOCUMENTS", 2)
+        monkeypatch.setattr(module, "MOST", 4)
+        for name, target in (("a", "engines"), ("b", "se-1"), ("c", "se-9")):
+            await one.put(name, target=target)
+        assert await refusal(one.put("d", target="site=lab")) == "FL-DOCUMENT-MANY"
+        await one.put("a", target="se-1")
+        await one.put("d", target="se-9")
+        assert await refusal(one.put("e", target="se-9")) == "FL-DOCUMENT-MANY"
 
 
 async def test_another_label_is_another_target(tmp_path: Path) -> None:

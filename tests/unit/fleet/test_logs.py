@@ -14,13 +14,14 @@ from fairlead.base.errors import Refused
 from fairlead.engine import upload as uploading
 from fairlead.engine.spool import Spool
 from fairlead.engine.upload import Upload
+from fairlead.fleet import logs as shelf
 from fairlead.fleet.logs import Logs, _Appending
 from fairlead.link import frames
 from fairlead.link.logs import VERSION, Have, chunk
 from fairlead.nodes.node import Node
 from fairlead.transport.channel import Channel
 from fairlead.transport.peer import Peer
-from tests.unit.nodes.test_policy import CTL_1, SE_1
+from tests.unit.nodes.test_policy import CTL_1, SE_1, SE_2
 from tests.world import refusal
 
 HELLO = frames.encode(Have(v=VERSION, spool="a" * 32, begin=0, end=9).model_dump())
@@ -71,6 +72,7 @@ class House:
     cut_after: int = 2**60
     serving: list[asyncio.Task[None]] = field(default_factory=list)
     opened: int = 0
+    began: asyncio.Event = field(default_factory=asyncio.Event)
 
     def streams(self) -> list[str]:
         return ["ctl-1"]
@@ -84,12 +86,13 @@ class House:
     async def subsystem(self, name: str) -> Any:
         ours, theirs = pair(self.cut_after)
         self.opened += 1
+        self.began.set()
         self.serving.append(asyncio.get_running_loop().create_task(serve(self.logs, theirs)))
         return ours
 
 
-async def serve(logs: Logs, channel: End) -> None:
-    peer = Peer(node_id=SE_1.id, node=SE_1.name, role="engine", user="aviseuser", standing="active", fingerprint="f")
+async def serve(logs: Logs, channel: End, node: Node = SE_1) -> None:
+    peer = Peer(node_id=node.id, node=node.name, role="engine", user="aviseuser", standing="active", fingerprint="f")
     try:
         await logs.serve(peer, cast("Channel", channel))
     finally:
@@ -292,6 +295,54 @@ async def test_the_newer_one_waits_for_the_last_write_of_the_older(tmp_path: Pat
         found = frames.Decoder().feed(await asyncio.wait_for(asked, 10))
         assert found[0]["offset"] == 5
         second.close()
+
+
+async def test_it_comes_no_faster_than_the_controller_says(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool")
+    for line in numbered(2000):
+        spool.append(line)
+    async with house(tmp_path) as one:
+        one.logs._rate = 2 * spool.end
+        began = asyncio.get_running_loop().time()
+        await flush(one, spool)
+        assert asyncio.get_running_loop().time() - began > 0.4
+
+
+async def test_few_engines_upload_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shelf, "AT_ONCE", 1)
+    async with house(tmp_path) as one:
+        first = cast("End", await one.subsystem("x"))
+        await first.send(HELLO)
+        await first.receive()
+        ours, theirs = pair()
+        one.serving.append(asyncio.get_running_loop().create_task(serve(one.logs, theirs, SE_2)))
+        await ours.send(HELLO)
+        asked = asyncio.get_running_loop().create_task(ours.receive())
+        await asyncio.wait([asked], timeout=0.2)
+        assert not asked.done(), "it waits for its turn"
+        first.close()
+        assert await asyncio.wait_for(asked, 10)
+        ours.close()
+
+
+@pytest.mark.parametrize(("open_already", "much", "comes"), [(True, 2**30, True), (False, 2**30, False),
+                                                             (False, 10, True)])
+async def test_a_connection_is_opened_for_logs_when_there_is_much_or_one_is_open(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, open_already: bool, much: int, comes: bool) -> None:
+    monkeypatch.setattr(uploading, "SOON_S", 0.05)
+    monkeypatch.setattr(uploading, "MUCH", much)
+    spool = Spool(tmp_path / "spool")
+    async with house(tmp_path) as one:
+        one.streams = lambda: ["ctl-1"] if open_already else []  # type: ignore[method-assign]
+        running = asyncio.get_running_loop().create_task(Upload(spool, one).run())
+        spool.append("one line that is longer than ten bytes")
+        if comes:
+            await asyncio.wait_for(one.began.wait(), 10)
+        else:
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(one.began.wait(), 0.4)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
 
 
 async def test_who_may_not_be_read(tmp_path: Path) -> None:
