@@ -54,10 +54,9 @@ from fairlead.nodes.node import Node
 from fairlead.nodes.records import (
     ADDRESSES,
     KEYS,
+    MENTIONS,
     NAMES,
     NODES,
-    SERVICES,
-    SERVICES_CHANGED,
     AddressEntry,
     KeyEntry,
     NameEntry,
@@ -65,7 +64,6 @@ from fairlead.nodes.records import (
     key_from,
     name_from,
     node_from,
-    service_from,
 )
 from fairlead.store.fence import Fence, NotLeading, unfenced
 from fairlead.store.protocol import (
@@ -347,14 +345,13 @@ class Enrolment:
         keys_hash = claim.keys_hash.hex()
         match states.judge_exchange(token, keys_hash, now, self.office.margin):
             case Step.RESERVE:
-                async with self._reserving:
-                    try:
-                        return await self._reserve(stored, token, claim, now, source)
-                    except Refused:
-                        current = await self._store.get(stored.key)
-                        if current is not None and current.revision == stored.revision:
-                            raise
-                        return None  # what was in the way is this token's own reservation: decide again
+                try:
+                    return await self._reserve(stored, token, claim, now, source)
+                except Refused:
+                    current = await self._store.get(stored.key)
+                    if current is not None and current.revision == stored.revision:
+                        raise
+                    return None  # what was in the way is this token's own reservation: decide again
             case Step.REPEAT:
                 return await self._repeat(token, claim, now)
             case Step.EXPIRE:
@@ -397,6 +394,12 @@ class Enrolment:
                     await self._store.get(USER_KEYS + key.fingerprint) is not None):  # a person's
                 raise _used_key(key)
             compare += [Absent(KEYS + key.fingerprint), Absent(USER_KEYS + key.fingerprint)]
+        async with self._reserving:
+            return await self._allot(stored, token, claim, now, source, compare, took_tombstone=took_tombstone)
+
+    async def _allot(self, stored: Record, token: TokenRecord, claim: Claim, now: int, source: str,
+                     compare: list[Compare], *, took_tombstone: bool) -> Core | None:
+        """An address for who may join, and the reservation; None when it lost a race."""
         free = self._directory.free_address(claim.role, now)
         if free is None:
             raise Refused("FL-JOIN-POOL", "no internal address is free", "remove nodes that are gone")
@@ -664,14 +667,16 @@ class Enrolment:
         if await self._store.get(NAMES + name) is not None:
             raise Refused("FL-JOIN-NAME", f"the name {name} is taken, or was a removed node's",
                           f"choose another, or export a bundle with --node {name}")
-        changed = await self._store.get(SERVICES_CHANGED)
-        for record in (await self._store.list(SERVICES)).records:
-            service = service_from(record.value)
+        mention = await self._store.get(MENTIONS + name)
+        if mention is not None:
+            await self._directory.reached(mention.revision)
+        for service in self._directory.services.values():
             if name == service.owner or name in service.allow:
                 raise Refused("FL-JOIN-NAME", f"the service {service.name} mentions the name {name}",
                               f"export a bundle with --node {name}")
+        # of this name alone: a comparison with every change of a service would hold joins up where many are declared
         return [Absent(NAMES + name),
-                Unchanged(changed.key, changed.revision) if changed else Absent(SERVICES_CHANGED)]
+                Unchanged(mention.key, mention.revision) if mention else Absent(MENTIONS + name)]
 
     async def _record_refusal(self, token: TokenRecord, refusal: Refused, submission: Submission, source: str) -> None:
         """Who proves the secret and is refused is recorded one by one, a few dozen times, then in sums."""

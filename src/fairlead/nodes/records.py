@@ -20,7 +20,9 @@ CLUSTER_KEYS = "cluster/key/"
 API_CERTIFICATES = "pki/certificate/System-Default-Portal-Cert/"
 """What each Controller's API presents, once the first one's certificate does not name its addresses; sealed."""
 SERVICES_CHANGED = "services-changed"
-"""Rewritten with every change of a service, so that a join can compare that no policy began to mention its name."""
+"""Rewritten with every change of a service, so that of two declarations at once one sees the other."""
+MENTIONS = "mentions/"
+"""By a name: rewritten with every service that mentions it, so that a join can compare that no policy began to."""
 
 
 def secrets_of(node_id: str) -> Sequence[str]:

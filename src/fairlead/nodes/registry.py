@@ -19,6 +19,7 @@ from fairlead.nodes.records import (
     ADDRESSES,
     EPOCHS,
     KEYS,
+    MENTIONS,
     NAMES,
     NODES,
     SERVICES,
@@ -223,7 +224,9 @@ class Registry:
                 "allow": " ".join(service.allow), **({"scrape": service.scrape} if service.scrape else {})})
             compare: list[Compare] = [Absent(SERVICES + service.name), _as_read(changed, SERVICES_CHANGED)]
             if await self._do(compare, [Put(SERVICES + service.name, encode(service)),
-                                        Put(SERVICES_CHANGED, service.name.encode())], entry):
+                                        Put(SERVICES_CHANGED, service.name.encode()),
+                                        *(Put(MENTIONS + name, service.name.encode()) for name in service.mentions)],
+                              entry):
                 return service
         raise _busy()
 

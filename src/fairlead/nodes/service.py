@@ -1,15 +1,18 @@
 """Services: what may be reached through the mesh. Pure. Whatever is not declared here does not exist."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fairlead.base.errors import Refused, printable
-from fairlead.nodes.name import check_name, is_name
+from fairlead.nodes.name import RESERVED, check_name, is_name
 
 _LABEL = re.compile(r"[a-z0-9][a-z0-9._/-]{0,62}=[A-Za-z0-9._-]{1,63}")
 _HOST = re.compile(r"[A-Za-z0-9._:-]{1,253}")
 _PORT = re.compile(r"[0-9]{1,5}")
 _SCRAPE = re.compile(r"/[A-Za-z0-9._~/-]{0,127}")
+MOST_ALLOWED = 200
+"""So many can be named in a policy; more have a label."""
 INTERNAL = "internal"
 """A target host: the owner's own internal address."""
 
@@ -34,6 +37,11 @@ class Service:
     def target_at(self, internal_address: str) -> tuple[str, int]:
         """Where an owner with that internal address connects to."""
         return (internal_address if self.target_host == INTERNAL else self.target_host), self.target_port
+
+    @property
+    def mentions(self) -> Sequence[str]:
+        """The names of nodes, present or future, to which it gives something."""
+        return sorted({name for name in (self.owner, *self.allow) if is_name(name) and name not in RESERVED})
 
     @property
     def target(self) -> str:
@@ -68,6 +76,9 @@ def declare(name: str, *, node: str | None, role: str | None, port: int, target:
     if not allow:
         raise Refused("FL-SERVICE", "nobody is allowed to reach the service",
                       "name nodes, engines, controllers or labels with --allow")
+    if len(allow) > MOST_ALLOWED:
+        raise Refused("FL-SERVICE", f"{len(allow)} are allowed to reach the service, {MOST_ALLOWED} can be named",
+                      "give the nodes a label, and allow that")
     if scrape is not None and not _SCRAPE.fullmatch(scrape):
         raise Refused("FL-SERVICE", f"{printable(scrape, 80)!r} is no path of metrics", "use one such as /metrics")
     return Service(name, owner, port, host, target_port, tuple(dict.fromkeys(check_who(who) for who in allow)),

@@ -1,6 +1,7 @@
 """Whatever comes between a reading and its transaction, and a hundred at once."""
 
 import asyncio
+import itertools
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -13,7 +14,7 @@ from fairlead.enrol.bundle import Bundle
 from fairlead.enrol.redeem import GENERATION, LIVE, TOKENS, new_generation
 from fairlead.nodes import records
 from fairlead.nodes.service import declare
-from fairlead.store.protocol import Put
+from fairlead.store.protocol import Put, Record
 from tests.world import Machine, World, refusal
 
 
@@ -248,6 +249,25 @@ async def test_a_token_that_never_stands_still_is_answered_later(world: World) -
         world.store.step_in(records.NODES, touch)
     assert await refusal(world.exchange(bundle, Machine())) == "FL-STORE"
     assert (await world.exchange(bundle, Machine())).result == "reserved"
+
+
+async def test_services_that_are_declared_all_the_while_hold_no_join_up(
+        world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only a policy that begins to mention the very name does."""
+    bundle, beside, read = await world.export(), world.beside(), world.store.get
+    ports = itertools.count(5432)
+
+    async def meanwhile(key: str) -> Record | None:
+        """After the name was looked at, and before what was found is compared."""
+        if key.startswith(records.KEYS):
+            port = next(ports)
+            await beside.registry.add_service(
+                declare(f"db-{port}", node="ctl-1", role=None, port=port, target=None, allow=["se-other"]), "admin")
+        return await read(key)
+
+    monkeypatch.setattr(world.store, "get", meanwhile)
+    assert (await world.exchange(bundle, Machine())).result == "reserved"
+    assert len(world.directory.services) > 1
 
 
 async def test_a_deadline_is_not_lost_when_a_token_is_reserved_while_its_expiry_is_looked_at(
