@@ -35,6 +35,7 @@ from fairlead.link.messages import (
     Held,
     Holding,
 )
+from fairlead.nodes.concerned import Concerned
 from fairlead.nodes.directory import Directory
 from fairlead.nodes.node import Node
 from fairlead.nodes.service import check_who
@@ -136,12 +137,14 @@ class Configuration:
         self._held: dict[str, dict[str, Held]] = {}
         """By the id of an engine and the key of a document: what it last said."""
         self._turn = asyncio.Lock()
+        self._concerned = Concerned(directory, lambda: directory.changes[DOCUMENTS])
         self._dirty = asyncio.Event()
         self._moved = asyncio.Event()
         """An engine has said something, or a document has changed."""
         directory.listen(self._changed)
 
     def _changed(self) -> None:
+        self._concerned.note()
         self._dirty.set()
         self._moved.set()
 
@@ -273,11 +276,13 @@ class Configuration:
             await self._dirty.wait()
             await asyncio.sleep(GATHER_S)
             self._dirty.clear()
-            for gone in self._held.keys() - self._directory.nodes.keys():
+            concerned = self._concerned.take()
+            for gone in (self._held.keys() if concerned is None else self._held.keys() & concerned) \
+                    - self._directory.nodes.keys():
                 del self._held[gone]
             self._known.clear()
             self._frames.clear()
-            linked = self._engines.linked(self.ability)
+            linked = self._engines.linked(self.ability) if concerned is None else list(self._told.keys() & concerned)
             for start in range(0, len(linked), TOGETHER):
                 await asyncio.gather(*map(self._tell, linked[start:start + TOGETHER]))
 

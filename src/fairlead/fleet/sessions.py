@@ -46,6 +46,7 @@ from fairlead.link.messages import (
 )
 from fairlead.mesh.listeners import no_carrier
 from fairlead.mesh.plan import digest, plan_for
+from fairlead.nodes.concerned import Concerned
 from fairlead.nodes.directory import Directory
 from fairlead.nodes.node import Node
 from fairlead.nodes.policy import find
@@ -158,8 +159,10 @@ class Sessions:
         self._converse = converse
         self._stale = stale
         self._sessions: dict[str, Session] = {}
-        self._tunnels: set[Tunnel] = set()
+        self._tunnels: dict[str, dict[Tunnel, None]] = {}
+        """By the id of the node; oldest first."""
         self._traffic = Traffic()
+        self._concerned = Concerned(directory, lambda: directory.common)
         self._dirty = asyncio.Event()
         self._arrived = asyncio.Condition()
         """Somebody serves one more port."""
@@ -178,6 +181,7 @@ class Sessions:
         Without a *generation*, only the other Controllers are let in: the store is what they come to make.
         """
         self._generation, self._epoch = generation, max(self._epoch, first_epoch)
+        self._concerned.all()
         self._dirty.set()
 
     def offer(self, subsystem: str, serve: Converse) -> None:
@@ -219,12 +223,12 @@ class Sessions:
     @property
     def tunnels(self) -> list[Tunnel]:
         """Every live connection."""
-        return list(self._tunnels)
+        return [tunnel for theirs in self._tunnels.values() for tunnel in theirs]
 
     @property
     def carried(self) -> tuple[int, int]:
         """Bytes that streams have brought from nodes, and taken to them, on connections that they opened to us."""
-        return self._traffic.total(self._tunnels)
+        return self._traffic.total(self.tunnels)
 
     def is_link(self, tunnel: Tunnel) -> bool:
         """Whether *tunnel* is a control connection, which carries no streams."""
@@ -267,17 +271,20 @@ class Sessions:
         """A peer has logged in."""
         self._epoch += 1
         tunnel.epoch = self._epoch
-        same = sorted((t for t in self._tunnels if t.peer.node_id == tunnel.peer.node_id), key=lambda t: t.epoch)
-        for oldest in same[:max(0, len(same) + 1 - MOST_TUNNELS)]:
+        same = self._tunnels.setdefault(tunnel.peer.node_id, {})
+        for oldest in list(same)[:max(0, len(same) + 1 - MOST_TUNNELS)]:
             oldest.close("the node has too many connections")
-        self._tunnels.add(tunnel)
+        same[tunnel] = None
         log.info("ssh.up", peer=tunnel.peer.node, address=tunnel.address, standing=tunnel.peer.standing)
 
     def left(self, tunnel: Tunnel) -> None:
         """A connection is gone."""
-        if tunnel in self._tunnels:
-            self._tunnels.discard(tunnel)
+        theirs = self._tunnels.get(tunnel.peer.node_id, {})
+        if tunnel in theirs:
+            del theirs[tunnel]
             self._traffic.ended(tunnel)
+            if not theirs:
+                del self._tunnels[tunnel.peer.node_id]
         session = self._sessions.get(tunnel.peer.node_id)
         if session is not None:
             if session.link is tunnel:
@@ -411,7 +418,7 @@ class Sessions:
             older.close("a newer connection of the node is here")
             await self._count_eviction(session, node_id)
         if session.instance not in ("", instance):
-            for ghost in [t for t in self._tunnels if t.peer.node_id == node_id and t.epoch < tunnel.epoch]:
+            for ghost in [t for t in self._tunnels.get(node_id, ()) if t.epoch < tunnel.epoch]:
                 ghost.close("the node's process was started anew")
                 session.reverse = {port: t for port, t in session.reverse.items() if t is not ghost}
         session.instance = instance
@@ -517,7 +524,10 @@ class Sessions:
             await self._dirty.wait()
             await asyncio.sleep(GATHER_S)
             self._dirty.clear()
-            linked = [(n, s) for n, s in self._sessions.items() if s.channel is not None and s.link is not None]
+            concerned = self._concerned.take()
+            known = self._sessions.items() if concerned is None else [
+                (node_id, self._sessions[node_id]) for node_id in concerned if node_id in self._sessions]
+            linked = [(n, s) for n, s in known if s.channel is not None and s.link is not None]
             controllers = self._directory.controllers()
             for start in range(0, len(linked), TOGETHER):
                 await asyncio.gather(*(self._send_plan(node_id, session, controllers)
@@ -526,12 +536,14 @@ class Sessions:
     def _changed(self) -> None:
         """Cut whoever is no longer what it logged in as; then let everybody have the new plan."""
         touched = self._directory.touched
-        for tunnel in [t for t in self._tunnels if touched is None or t.peer.node_id in touched]:
+        for tunnel in self.tunnels if touched is None else [
+                tunnel for node_id in touched for tunnel in self._tunnels.get(node_id, ())]:
             entry = self._directory.keys.get(tunnel.peer.fingerprint)
             node = self._directory.nodes.get(tunnel.peer.node_id)
             allowed = ("pending", "active") if tunnel.peer.standing == "pending" else ("active",)
             if entry is None or entry.state not in allowed or node is None or node.state == "frozen":
                 self._cut(tunnel, frozen=node is not None and node.state == "frozen")
+        self._concerned.note()
         self._dirty.set()
 
     def _cut(self, tunnel: Tunnel, *, frozen: bool) -> None:
@@ -555,11 +567,11 @@ class Sessions:
         await asyncio.gather(*(self._say(s, Draining()) for s in self._sessions.values() if s.channel))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within_s):
-                await asyncio.gather(*(tunnel.idle() for tunnel in self._tunnels))
+                await asyncio.gather(*(tunnel.idle() for tunnel in self.tunnels))
 
     async def close(self) -> None:
         """Close all connections."""
-        for tunnel in list(self._tunnels):
+        for tunnel in self.tunnels:
             tunnel.close("the Controller is shutting down")
         for task in list(self._farewells):
             task.cancel()

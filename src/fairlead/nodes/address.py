@@ -7,6 +7,7 @@ plus the place in the pool.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network
 
 from fairlead.base.errors import OperatorError
@@ -41,15 +42,25 @@ class View:
 
     def see(self, internal: str) -> str:
         """Where this node finds *internal*. Raises OperatorError FL-VIEW when the view is too small for it."""
-        place = int(IPv4Address(internal)) - int(POOL.network_address)
-        if not 0 <= place < self.network.num_addresses:
-            raise OperatorError("FL-VIEW", f"the view {self.network} has no room for {internal}",
-                                "give the node a larger --view")
-        return str(self.network.network_address + place)
+        return _seen(self.network, internal)
 
 
-def candidates(role: str) -> Iterator[str]:
-    """The addresses that a node of *role* may get, lowest first."""
+@lru_cache(maxsize=32_768)  # a Controller looks at all of them at every change
+def _seen(network: IPv4Network, internal: str) -> str:
+    place = int(IPv4Address(internal)) - int(POOL.network_address)
+    if not 0 <= place < network.num_addresses:
+        raise OperatorError("FL-VIEW", f"the view {network} has no room for {internal}",
+                            "give the node a larger --view")
+    return str(network.network_address + place)
+
+
+def is_for(role: str, address: str) -> bool:
+    """Whether a node of *role* may get that address of the pool."""
+    return (IPv4Address(address) < FIRST_ENGINE) == (role == "controller")
+
+
+def candidates(role: str, since: str = "") -> Iterator[str]:
+    """The addresses that a node of *role* may get, lowest first; those below *since* are left out."""
     first, last = (FIRST_CONTROLLER, FIRST_ENGINE - 1) if role == "controller" else (FIRST_ENGINE, LAST)
-    for number in range(int(first), int(last) + 1):
+    for number in range(int(IPv4Address(since) if since else first), int(last) + 1):
         yield str(IPv4Address(number))

@@ -11,6 +11,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from ipaddress import IPv4Address
 from typing import Any, Protocol, TypeVar
 
 import structlog
@@ -20,7 +21,7 @@ from fairlead.base.backoff import FullJitter
 from fairlead.base.clock import MINUTE
 from fairlead.base.errors import OperatorError
 from fairlead.keys.ssh import PublicKey
-from fairlead.nodes.address import REST_MINUTES, candidates
+from fairlead.nodes.address import REST_MINUTES, candidates, is_for
 from fairlead.nodes.node import Node
 from fairlead.nodes.records import (
     ADDRESSES,
@@ -81,6 +82,12 @@ class Directory:
         self.changes: Counter[str] = Counter()
         """Of what is followed besides, by its kind."""
         self._kept: dict[str, tuple[dict[str, Any], Callable[[bytes], Any]]] = {}
+        self._found: dict[str, str] = {}
+        """By name: the id of the node that had it when it was last asked for."""
+        self._resting: dict[str, int] = {}
+        """Addresses whose nodes are gone, and what to sort them by."""
+        self._fresh: dict[str, str] = {}
+        """By role: an address; each below it has an entry."""
         self._clear()
         self.heard = float("-inf")
         """When the store was last heard of, monotonic seconds of the event loop; in a cluster, each second."""
@@ -171,7 +178,12 @@ class Directory:
 
     def named(self, name: str) -> Node | None:
         """The node of that name, if it is there."""
-        return next((node for node in self.nodes.values() if node.name == name), None)
+        node = self.nodes.get(self._found.get(name, ""))
+        if node is None or node.name != name:
+            node = next((node for node in self.nodes.values() if node.name == name), None)
+            if node is not None:
+                self._found[name] = node.id
+        return node
 
     def controllers(self) -> list[Node]:
         """The Controllers that are up, by name."""
@@ -179,18 +191,25 @@ class Directory:
                       key=lambda n: n.name)
 
     def free_address(self, role: str, now: int) -> tuple[str, int | None] | None:
-        """The lowest free address for *role*, and the revision of its old entry if it has one; None: all are used."""
-        for address in candidates(role):
-            known = self.addresses.get(address)
-            if known is None:
+        """The lowest address for *role* that has rested, with the revision of its entry, or else that nobody has had.
+
+        None: all are used.
+        """
+        rested = [(number, address) for address, number in self._resting.items()
+                  if self.addresses[address][0].until <= now and is_for(role, address)]
+        if rested:
+            _, address = min(rested)
+            return address, self.addresses[address][1]
+        for address in candidates(role, self._fresh.get(role, "")):
+            if address not in self.addresses:
+                self._fresh[role] = address
                 return address, None
-            entry, revision = known
-            if entry.state == "quarantined" and entry.until <= now:
-                return address, revision
         return None
 
     def _clear(self) -> None:
-        tables: list[dict[str, Any]] = [self.nodes, self.keys, self.services, self.addresses]
+        self._resting.clear()
+        self._fresh.clear()
+        tables: list[dict[str, Any]] = [self.nodes, self.keys, self.services, self.addresses, self._found]
         for table in (*tables, *(kept for kept, _ in self._kept.values())):
             table.clear()
         self.services |= {service.name: service for service in self._own}
@@ -218,21 +237,28 @@ class Directory:
         kind, _, rest = event.key.partition("/")
         value = event.value
         if kind == "addresses":
+            self._resting.pop(rest, None)
             if value is None:
                 self.addresses.pop(rest, None)
+                self._fresh.clear()
             else:
-                self.addresses[rest] = (address_from(value), event.revision)
+                entry = address_from(value)
+                self.addresses[rest] = (entry, event.revision)
+                if entry.state == "quarantined":
+                    self._resting[rest] = int(IPv4Address(rest))
             return False
         if kind == "nodes":
             before = self.nodes.get(rest)
+            if before is not None and value is None:
+                self._found.pop(before.name, None)
             _set(self.nodes, rest, value, node_from)
             self._touch(rest)
             self.common += any(node is not None and node.role == "controller"
                                for node in (before, self.nodes.get(rest)))
         elif kind == "keys":
-            entry = self.keys.get(rest)
+            known = self.keys.get(rest)
             _set(self.keys, rest, value, key_from)
-            for one in (entry, self.keys.get(rest)):
+            for one in (known, self.keys.get(rest)):
                 if one is not None:
                     self._touch(one.node_id)
         elif kind == "services":

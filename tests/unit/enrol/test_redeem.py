@@ -526,7 +526,7 @@ async def test_a_freed_address_rests_for_ten_minutes(world: World) -> None:
 
 
 async def test_a_full_pool_refuses_and_harms_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fairlead.nodes.directory.candidates", lambda role: iter(["127.64.1.0"]))
+    monkeypatch.setattr("fairlead.nodes.directory.candidates", lambda role, since: iter(["127.64.1.0"]))
     await reserved(world, "se-1")
     bundle = await world.export()
     assert await refusal(world.exchange(bundle, Machine(), "se-2")) == "FL-JOIN-POOL"

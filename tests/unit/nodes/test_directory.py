@@ -88,9 +88,12 @@ async def test_free_addresses(world: World) -> None:
     directory = world.directory
     assert directory.free_address("controller", 0) == ("127.64.0.2", None)
     assert directory.free_address("engine", 0) == ("127.64.1.0", None)
-    directory.addresses["127.64.1.0"] = AddressEntry("x", "quarantined", until=100), 7
-    assert directory.free_address("engine", 99) == ("127.64.1.1", None)
-    assert directory.free_address("engine", 100) == ("127.64.1.0", 7)
+    await world.join("se-1")
+    await world.registry.remove("se-1", "admin")
+    entry, revision = directory.addresses["127.64.1.0"]
+    assert directory.free_address("engine", entry.until - 1) == ("127.64.1.1", None)
+    assert directory.free_address("engine", entry.until) == ("127.64.1.0", revision)
+    assert directory.free_address("controller", entry.until) == ("127.64.0.2", None)
     for number in range(256):
         directory.addresses[f"127.64.0.{number}"] = AddressEntry("x", "held"), 1
     assert directory.free_address("controller", 10**18) is None
