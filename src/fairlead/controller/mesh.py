@@ -174,7 +174,7 @@ class Mesh:
         self.supervisor.want(plan.controllers)
         try:
             await self.listeners.apply(plans.listeners(plan, self._settings.see()))
-            files.write_private(self._state / HOSTS, plans.hosts(plan, self._settings.see()).encode())
+            files.write_private(self._state / HOSTS, plans.hosts(plan, self._settings.see()).encode(), synced=False)
             self.problem = ""
         except FairleadError as error:
             self.problem = error.line()
