@@ -311,7 +311,8 @@ class World:
         await self.portal({
             "type": "http", "method": method, "path": path, "query_string": query,
             "headers": [(n.lower().encode("latin-1"), v.encode("latin-1")) for n, v in headers],
-            "extensions": {"fairlead": {"source": source, "certificate": self.certificate}}}, receive, send)
+            "extensions": {"fairlead": {"source": source, "certificate": self.certificate},
+                           "fairlead.served": {"say": list}}}, receive, send)
         start, body = sent
         return Answer(start["status"], [(n.decode(), v.decode()) for n, v in start["headers"]], body["body"], reads)
 

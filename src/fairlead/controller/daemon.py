@@ -296,11 +296,12 @@ class _Controller:
                     mesh.remember(self.host_key.public, self.user_key.public)
                 begin(plan=mesh.follow_plan(), members=admittance.keep_house(), room=admittance.make_room(),
                       links=mesh.supervisor.watch(), repair=mesh.listeners.repair())
-                ssh = await listen(doors.ssh, host_key=self.host_key, door=mesh.sessions, clock=clock,
-                                   admission=Admission(1024, 128, patience_s=5.0),
-                                   keepalive=Keepalive(self.settings.keepalive_s), way=self.way, reception=reception)
                 if self.sqlite is not None:
-                    await arrive()
+                    await arrive()  # first: engines that are not let in yet would ask the portal why
+                ssh = await listen(doors.ssh, host_key=self.host_key, door=mesh.sessions, clock=clock,
+                                   admission=Admission(1024, 128, patience_s=5.0, least=128),
+                                   keepalive=Keepalive(self.settings.keepalive_s), way=self.way, reception=reception,
+                                   waiting=lambda: mesh.sessions.waiting)
                 self.https.append(await serve(app, [doors.control], presented=None, limits=API_LIMITS,
                                               admission=Admission(512, 512)))
                 on_signals(self.stop, self._reload)
@@ -398,7 +399,7 @@ class _Controller:
                         presented=lambda digest: presented.recognises(digest, self.clock.monotonic()), now=store.now)
         self.https += [
             await serve(self.answered.at("portal", portal), doors.portal, presented=presented, limits=PORTAL_LIMITS,
-                        admission=Admission(512, 32, patience_s=1.0)),
+                        admission=Admission(512, 32, patience_s=1.0, least=64)),
             await serve(application, doors.api, presented=api, limits=API_LIMITS,
                         admission=Admission(512, 64, patience_s=5.0))]
         self.problems.pop("store", None)

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,8 +66,8 @@ PLAN = "plan.json"
 AUDIT = "audit.jsonl"
 OFFER_S = 15.0
 """For all answers to this node's offers on one connection."""
-ASK_AGAIN_S = 5.0
-"""Between two questions to the portal why nobody lets us in."""
+ASK_AGAIN_S, SELDOM_ASKED_S = 5.0, 300.0
+"""Between two questions to the portal why nobody lets us in: at first, and at last."""
 
 log = structlog.get_logger("fairlead.engine")
 
@@ -141,7 +142,8 @@ class Engine:
     """Set it to have it end."""
     _offset: int = 0
     """Store time minus this machine's clock, microseconds."""
-    _asked: float = float("-inf")
+    _ask_every_s: float = ASK_AGAIN_S
+    _ask_at: float | None = None
     _applying: asyncio.Lock = field(default_factory=asyncio.Lock)
     _offering: asyncio.Lock = field(default_factory=asyncio.Lock)
     _work: set[asyncio.Task[Any]] = field(default_factory=set)
@@ -255,6 +257,7 @@ class Engine:
     def heard(self, server_time: int) -> None:
         """Learn the offset to store time."""
         self._offset = server_time - self.clock.now()
+        self._ask_every_s, self._ask_at = ASK_AGAIN_S, None
 
     def witness(self, controller: PlanController, head: str) -> None:
         """Keep a Controller's head, if it is its own; say so aloud when it contradicts what it said before."""
@@ -365,9 +368,14 @@ class Engine:
         """Nobody lets us in, or nobody answers: ask the portal what it knows of us, now and then."""
         if error.code not in ("FL-SSH-REFUSED", "FL-SSH-UNREACHABLE", "FL-SSH-HOSTKEY"):
             return
-        if self.clock.monotonic() - self._asked < ASK_AGAIN_S:
+        now = self.clock.monotonic()
+        patient = self._ask_at is None and error.code == "FL-SSH-UNREACHABLE"  # it starts, or has no place for a moment
+        asks = not patient and (self._ask_at is None or now >= self._ask_at)
+        if patient or asks:
+            self._ask_at = now + random.SystemRandom().uniform(0.5, 1.0) * self._ask_every_s
+        if not asks:
             return
-        self._asked = self.clock.monotonic()
+        self._ask_every_s = min(SELDOM_ASKED_S, 2 * self._ask_every_s)  # there may be thousands of us
         try:
             core = await signed.reread(self.trust, self.user_key, self.clock.now() + self._offset)
         except FairleadError as answer:

@@ -16,6 +16,7 @@ Join protocol, sections 3, 5, 6 (joiner) and 7.
 import asyncio
 import contextlib
 import json
+import random
 import re
 import secrets
 import ssl
@@ -57,7 +58,7 @@ SUBSYSTEM = "fairlead-join"
 SOFTWARE = "fairlead/0.1"
 GRACE_S = 60
 FIRST_DELAY_S = 0.5
-MOST_DELAY_S = 15.0
+MOST_DELAY_S = 30.0
 COMMIT_S = 15.0
 """For one connection that may only commit: the Controller cuts it then."""
 DEFAULT_LIFETIME_S = 600
@@ -219,9 +220,11 @@ class Joiner:
         delay = FullJitter(FIRST_DELAY_S, MOST_DELAY_S)
         token_key = bundle.token.key(bundle.anchor.cluster_uuid)
         trust = PortalTrust(bundle.anchor.ca_certificates)
+        context = trust.context()
         order = self._dial_order or bundle.anchor.controllers
         while True:
             distrusted: list[FairleadError] = []
+            told_when: list[_Later] = []
             for controller in order:
                 where = f"{controller.name} at {controller.address}:{controller.portal_port}"
                 self.progress(f"exchanging keys with {where}")
@@ -239,11 +242,13 @@ class Joiner:
                                     {"host": authority(tls_name), "content-type": "application/json"}, body)
 
                 try:
-                    answer = await request(controller.address, controller.portal_port, trust.context(),
+                    answer = await request(controller.address, controller.portal_port, context,
                                            controller.tls_name, build, most=exchange.MOST_REPLY_BYTES)
                     core, core_bytes = self._believe(answer, claims[-1], bundle.anchor)
                 except FairleadError as error:
                     await self._weigh(error, controller, trust, distrusted, where)
+                    if isinstance(error, _Later):
+                        told_when.append(error)
                     continue
                 return b64(core_bytes), core.commit_within_s
             if distrusted and len(distrusted) == len(order):
@@ -251,7 +256,8 @@ class Joiner:
             if self.clock.monotonic() >= deadline:
                 raise OperatorError("FL-JOIN-UNREACHABLE", "no Controller answered in the life of the bundle",
                                     "check the addresses that `fairlead bundle show` prints and port 8443 on the way")
-            await asyncio.sleep(max(0.05, min(delay.next(), deadline - self.clock.monotonic())))
+            pause = max([delay.next(), *(random.SystemRandom().uniform(1.0, 1.5) * told.after_s for told in told_when)])
+            await asyncio.sleep(max(0.05, min(pause, deadline - self.clock.monotonic())))
 
     def _believe(self, answer: Incoming, claim: exchange.Claim, anchor: Anchor) -> tuple[exchange.Core, bytes]:
         if answer.status == 200:
@@ -422,15 +428,27 @@ def _keys(pending: _Pending) -> tuple[PrivateKey, PrivateKey]:
     return PrivateKey.from_openssh(pending.host_key.encode()), PrivateKey.from_openssh(pending.user_key.encode())
 
 
+class _Later(Refused):
+    """The portal is busy; when to ask again."""
+
+    after_s = 0.0
+
+
 def _refusal(answer: Incoming) -> FairleadError:
     """The refusal in a portal's answer. A stranger's answer was read over a verified connection."""
     try:
         body = strict.loads(answer.body)
         if not re.fullmatch("FL(-[A-Z0-9]{1,20}){1,4}", body["code"]):
             raise ValueError("not a code")
-        return Refused(body["code"], str(body["error"])[:1000], str(body.get("remedy", ""))[:1000])
+        code, message, remedy = body["code"], str(body["error"])[:1000], str(body.get("remedy", ""))[:1000]
     except (ValueError, KeyError, TypeError):
         return Refused("FL-PEER-PROTOCOL", f"the portal answered {answer.status} without a reason")
+    after = next((value for name, value in answer.headers if name.lower() == "retry-after"), "")
+    if answer.status not in (429, 503) or not re.fullmatch("[0-9]{1,4}", after):
+        return Refused(code, message, remedy)
+    later = _Later(code, message, remedy)
+    later.after_s = min(float(after), MOST_DELAY_S)
+    return later
 
 
 async def _fetch_anchor(address: str, port: int, pin: bytes) -> bytes:

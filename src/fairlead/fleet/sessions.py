@@ -207,6 +207,11 @@ class Sessions:
             await self._send(session, frame)
 
     @property
+    def waiting(self) -> int:
+        """How many nodes are not connected here: in a storm, those that are about to come."""
+        return max(0, len(self._directory.nodes) - len(self._tunnels))
+
+    @property
     def count(self) -> int:
         """How many engines have been here."""
         return len(self._sessions)

@@ -6,6 +6,7 @@ after a full-jitter delay; a changed plan means an immediate try.
 
 import asyncio
 import contextlib
+import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -15,6 +16,7 @@ from fairlead.base.backoff import FullJitter
 from fairlead.base.errors import FairleadError
 from fairlead.link.messages import PlanController
 from fairlead.mesh.listeners import no_carrier
+from fairlead.transport.dialler import Busy
 from fairlead.transport.tunnel import Tunnel
 
 FIRST_DELAY_S = 0.5
@@ -41,6 +43,13 @@ class _Route:
     opening: asyncio.Lock = field(default_factory=asyncio.Lock)
     state: str = "connecting"
     error: FairleadError | None = None
+
+
+def _pause(delay: FullJitter, error: FairleadError | None) -> float:
+    """Seconds until the next try: a moment within the time that a Controller without a place named, or the delay."""
+    if isinstance(error, Busy):
+        return random.SystemRandom().uniform(0.0, error.after_s)
+    return delay.next()
 
 
 class Supervisor:
@@ -188,7 +197,7 @@ class Supervisor:
             if loop.time() - began > STEADY_S:
                 delay.reset()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(delay.next()):
+                async with asyncio.timeout(_pause(delay, route.error)):
                     await route.nudge.wait()
 
     async def _reach(self, controller: PlanController) -> Tunnel:

@@ -141,8 +141,9 @@ class Portal:
         else:
             try:
                 await asyncio.sleep(self._patience.wait(source, time.monotonic()))
-                await _answer(send, 200, await self._enrolment.exchange(Submission.parse(body), source,
-                                                                        self._presented))
+                answer = await self._enrolment.exchange(Submission.parse(body), source, self._presented)
+                scope["extensions"]["fairlead.served"]["say"]()
+                await _answer(send, 200, answer)
             except Refused as refusal:
                 if refusal.code == "FL-JOIN-REFUSED":
                     self._patience.failed(source, time.monotonic())

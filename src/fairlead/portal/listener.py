@@ -73,6 +73,10 @@ class Place(Protocol):
         """Count it out, unless that was done."""
         ...
 
+    def served(self) -> None:
+        """The same, of one that belonged here and has got its answer."""
+        ...
+
 
 class Admission(Protocol):
     """How many connections there may be at once, in all and from one source."""
@@ -166,8 +170,9 @@ async def serve(app: Application, sockets: Sequence[socket.socket], *, presented
     """Answer with *app* (ASGI 3) on listening *sockets*, which are the listener's to close; TLS if *presented*.
 
     ``scope["extensions"]["fairlead"]`` holds ``certificate`` (SHA-256 of the DER leaf that this connection was shown,
-    or None), ``source`` (IP address, or None) and ``peer_uid`` (for a unix socket, else None). Connections over a unix
-    socket have no source and need no *admission*.
+    or None), ``source`` (IP address, or None), and ``peer_uid`` (for a unix
+    socket, else None); ``["fairlead.served"]["say"]`` is to be called when the peer has shown that it belongs here.
+    Connections over a unix socket have no source and need no *admission*.
     """
     return Listener(app, sockets, presented, limits, admission)
 
@@ -252,6 +257,8 @@ class Listener:
         connection = _Connection(self, {
             "certificate": None if identity is None else identity.certificate_hash,
             "source": source, "peer_uid": _peer_uid(sock) if sock.family == socket.AF_UNIX else None})
+        if place is not None:
+            connection.served = place.served
         task = asyncio.create_task(self._host(sock, identity, connection))
         self._open[task] = connection
         task.add_done_callback(lambda done: self._release(done, sock, place))
@@ -287,6 +294,7 @@ class _Connection(H11Protocol):
         self.app = self._answer
         self.lost = asyncio.Event()
         self.established = False
+        self.served: Callable[[], None] = _nothing
         self._listener = listener
         self._limits = listener.limits
         self._origin = origin
@@ -394,7 +402,7 @@ class _Connection(H11Protocol):
     # The application
 
     async def _answer(self, scope: Message, receive: Receive, send: Send) -> None:
-        scope["extensions"] = {"fairlead": self._origin}
+        scope["extensions"] = {"fairlead": self._origin, "fairlead.served": {"say": self.served}}
         cycle = self.cycle  # a handler that goes on after its answer must not touch the next request's
         limit, taken, started, refused = self._limits.body_bytes, 0, False, False
 
@@ -441,6 +449,10 @@ class _Connection(H11Protocol):
                 return  # what a handler makes of a peer that has gone
             self._listener.log.exception("request.failed", path=scope["path"], error=type(error).__name__)
             await refuse(500, "the request failed by a fault of ours", "FL-INTERNAL")
+
+
+def _nothing() -> None:
+    """Where nobody counts."""
 
 
 async def _unused(scope: Message, receive: Receive, send: Send) -> None:

@@ -11,7 +11,11 @@ Rules, and the attack each stops:
    would undo its own work.
 5. Only what stands there now is counted, never past failures: a fleet behind one NAT is one source, and a stranger
    behind the same NAT must not be able to lock it out by failing.
-6. An IPv6 source is a /56, the least that one subscriber gets: its addresses are free. Only sources that are inside
+6. The house is as large as whoever belongs in is served promptly (`Place.served`), from a *least* to all its places: it
+   grows with each, and shrinks when they wait. Of a fleet that arrives all at once some are served, and the others sent
+   away while that costs nothing yet; together they would all be slow, and time out with their work done in vain. Only
+   who has shown who it is changes the size, and the least is enough for the rules above to hold.
+7. An IPv6 source is a /56, the least that one subscriber gets: its addresses are free. Only sources that are inside
    are remembered, so memory is bounded by the cap in all.
 """
 
@@ -19,6 +23,12 @@ import ipaddress
 import time
 from collections.abc import Callable, Hashable
 
+PROMPT_S = 2.0
+"""Who is served within it was served promptly."""
+GROWTH, SHRINKAGE = 2, 0.75
+RECENT = 16
+"""About so many that were served say how long it takes."""
+LONGEST_AWAY_S = 60.0
 _IPV6_HOST_BITS = 128 - 56
 
 
@@ -44,17 +54,29 @@ class Place:
         self.since = since
         self.yields = yields
 
+    def served(self) -> None:
+        """Give it back: whoever stood there has shown who it is, and goes in."""
+        self._admission.served(self)
+
     def leave(self) -> None:
         """Give it back; without effect when it was given to somebody else, or back already."""
         self._admission.left(self)
 
 
 class Admission:
-    """Places at a door: *most* in all, *most_per_source* for each source; *patience_s* is what an honest one needs."""
+    """Places at a door: *most* in all, *most_per_source* for each source; *patience_s* is what an honest one needs.
 
-    def __init__(self, most: int, most_per_source: int, patience_s: float = float("inf"),
+    With a *least*, there are that many at the beginning, and more or fewer as they are served.
+    """
+
+    def __init__(self, most: int, most_per_source: int, patience_s: float = float("inf"), *, least: int | None = None,
                  monotonic: Callable[[], float] = time.monotonic) -> None:
         self._most = most
+        self._least = most if least is None else least
+        self._size = float(self._least)
+        self._shrunk = float("-inf")
+        self._stands_s = PROMPT_S / 2
+        """How long who is served stands here."""
         self._most_per_source = most_per_source
         self._patience = patience_s
         self._monotonic = monotonic
@@ -74,17 +96,55 @@ class Admission:
         """
         group = _group(source) if isinstance(source, str) else source
         mine = self._per_source.get(group, {})
-        if len(mine) >= self._most_per_source:
-            if not self._freed(mine, at_once=False):
-                return None
-        elif self._inside >= self._most:
-            most = max(self._per_source.values(), key=len)
-            if len(most) <= len(mine) or not self._freed(most, at_once=len(most) > len(mine) + 1):
-                return None
+        crowd = self._crowd(mine)
+        if crowd is not None and not self._freed(*crowd):
+            return None
         place = Place(self, group, self._monotonic(), yields)
         self._per_source.setdefault(group, {})[place] = None
         self._inside += 1
         return place
+
+    @property
+    def size(self) -> int:
+        """How many places there are now."""
+        return int(self._size)
+
+    def is_closed(self, source: str) -> bool:
+        """Whether `enter` would say no to *source*, for all that is known without asking anybody to go."""
+        crowd = self._crowd(self._per_source.get(_group(source), {}))
+        if crowd is None:
+            return False
+        oldest = next(iter(crowd[0]), None)
+        return oldest is None or not (crowd[1] or oldest.since <= self._monotonic() - self._patience)
+
+    def _crowd(self, mine: dict[Place, None]) -> tuple[dict[Place, None], bool] | None:
+        """Of whom one must give way for one more of those who have *mine*, and whether at once. None: there is room."""
+        if len(mine) >= self._most_per_source:
+            return mine, False
+        if self._inside >= self.size:
+            most = max(self._per_source.values(), key=len)
+            return (most, len(most) > len(mine) + 1) if len(most) > len(mine) else ({}, False)
+        return None
+
+    def come_again_s(self, waiting: int) -> int:
+        """Within how many seconds *waiting* more would be served, as those before them were: their Retry-After.
+
+        Who comes at a moment of its own within that time comes when there is a place. It is reckoned from how long one
+        stands here, not from how many are served: where few come for having been told so, few are.
+        """
+        return round(min(max(waiting * self._stands_s / self.size, 1.0), LONGEST_AWAY_S))
+
+    def served(self, place: Place) -> None:
+        """For `Place` only: whoever had it is in."""
+        if place not in self._per_source.get(place.group, {}):
+            return
+        now = self._monotonic()
+        self._stands_s += (now - place.since - self._stands_s) / RECENT
+        if now - place.since <= PROMPT_S:
+            self._size = min(self._most, self._size + GROWTH)
+        elif now - self._shrunk > PROMPT_S:
+            self._size, self._shrunk = max(self._least, self._size * SHRINKAGE), now
+        self.left(place)
 
     def left(self, place: Place) -> None:
         """For `Place` only: it is free."""
@@ -95,7 +155,7 @@ class Admission:
             if not group:
                 del self._per_source[place.group]
 
-    def _freed(self, crowd: dict[Place, None], *, at_once: bool) -> bool:
+    def _freed(self, crowd: dict[Place, None], at_once: bool) -> bool:
         """Whether the oldest of a crowd that can gave way."""
         long_ago = self._monotonic() - self._patience
         for place in tuple(crowd):

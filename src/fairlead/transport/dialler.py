@@ -11,7 +11,9 @@ Rules, and the attack each stops:
 """
 
 import asyncio
+import errno
 import os
+import socket
 from collections.abc import Collection
 
 import asyncssh
@@ -22,6 +24,7 @@ from fairlead.base.clock import Clock
 from fairlead.base.errors import FairleadError, OperatorError, Refused, printable
 from fairlead.keys.ssh import PrivateKey, PublicKey, fingerprint
 from fairlead.transport.admission import plain_address
+from fairlead.transport.busy import MOST_BYTES, come_again_s
 from fairlead.transport.connection import Guarded, Wanted, host_and_port, refusal
 from fairlead.transport.options import Keepalive, client_options
 from fairlead.transport.peer import Peer
@@ -36,19 +39,21 @@ async def dial(address: str, port: int, *, peer: Peer, key: PrivateKey, host_key
 
     *host_keys* are those that may answer; *timeout* is for everything together, seconds. Raises Refused FL-SSH-HOSTKEY
     (somebody else answers), FL-SSH-REFUSED (our key is not accepted), FL-SSH-WEAK (no common strong algorithm);
-    OperatorError FL-SSH-UNREACHABLE.
+    OperatorError FL-SSH-UNREACHABLE; Busy when there is no place for one more.
     """
     loop = asyncio.get_running_loop()
     pinned = frozenset(host_key.blob for host_key in host_keys)
-    options = client_options(_Caller, peer.user, key, host_keys, keepalive)
-    options.waiter = loop.create_future()
+    waiter: asyncio.Future[None] = loop.create_future()
     connection: ClientConnection | None = None
     try:
         async with asyncio.timeout(timeout):
             sock = await reached(address, port)
+            await _greeted(loop, sock)
+            options = client_options(_Caller, peer.user, key, host_keys, keepalive)
+            options.waiter = waiter
             connection = ClientConnection(loop, options, pinned)
             await way.take(sock, connection)
-            await options.waiter
+            await waiter
         if connection.gone:
             raise asyncssh.ConnectionLost("it closed the connection")
         tunnel = Tunnel(connection, peer, "out", _shown(connection), clock.now())
@@ -62,8 +67,48 @@ async def dial(address: str, port: int, *, peer: Peer, key: PrivateKey, host_key
             connection.abort()
         raise
     finally:
-        options.waiter.cancel()
+        waiter.cancel()
     return tunnel
+
+
+class Busy(OperatorError):
+    """There is no place for one more at the moment."""
+
+    def __init__(self, where: str, after_s: int) -> None:
+        super().__init__("FL-SSH-PLACE", f"{where} has no place for one more now, within {after_s} s it has",
+                         "nothing: it is tried again then")
+        self.after_s = after_s
+
+
+class _NoPlace(Exception):
+    """The same, as the socket says it."""
+
+
+async def _greeted(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
+    """Return when the other side has begun to speak, which a server does at once (RFC 4253, section 4.2).
+
+    One that has no place for us hangs up: that is noticed before a connection is made of it, which takes a hundred
+    times as long. Raises _NoPlace and ConnectionResetError, and closes *sock* whatever is raised.
+    """
+    ready: asyncio.Future[None] = loop.create_future()
+    loop.add_reader(sock, _told, ready)
+    try:
+        await ready
+        loop.remove_reader(sock)
+        said = sock.recv(MOST_BYTES, socket.MSG_PEEK)
+        if (seconds := come_again_s(said)) is not None:
+            raise _NoPlace(seconds)
+        if not said:
+            raise ConnectionResetError(errno.ECONNRESET, "it hung up")
+    except BaseException:
+        loop.remove_reader(sock)  # now: its number may be another's a moment later
+        sock.close()
+        raise
+
+
+def _told(ready: "asyncio.Future[None]") -> None:
+    if not ready.done():
+        ready.set_result(None)
 
 
 def _shown(connection: Guarded) -> str:
@@ -75,6 +120,8 @@ def _shown(connection: Guarded) -> str:
 def _translated(error: Exception, address: str, port: int, user: str,
                 connection: "ClientConnection | None") -> FairleadError:
     where = f"{address}:{port}"
+    if isinstance(error, _NoPlace):
+        return Busy(where, error.args[0])
     if connection and connection.stranger:
         expected = " or ".join(sorted(fingerprint(blob) for blob in connection.pinned)) or "no key at all"
         return Refused("FL-SSH-HOSTKEY", f"{where} shows the host key {connection.stranger}, expected is {expected}",

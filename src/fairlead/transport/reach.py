@@ -11,7 +11,11 @@ async def reached(host: str, port: int) -> socket.socket:
     """
     loop = asyncio.get_running_loop()
     error = OSError("no address")
-    for family, kind, protocol, _, place in await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)  # nobody is asked
+    except socket.gaierror:
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    for family, kind, protocol, _, place in found:
         try:
             sock = socket.socket(family, kind, protocol)
         except OSError as this:

@@ -35,6 +35,7 @@ from fairlead.base.clock import Clock
 from fairlead.base.descriptors import accepting
 from fairlead.keys.ssh import KeyRefused, PrivateKey, PublicKey
 from fairlead.transport.admission import Admission, Place, plain_address
+from fairlead.transport.busy import no_place
 from fairlead.transport.channel import Channel, GuardedServerChannel, Session
 from fairlead.transport.connection import Guarded, Wanted, host_and_port, refusal
 from fairlead.transport.options import (
@@ -115,9 +116,11 @@ class Listener:
 
 
 async def listen(sockets: Sequence[socket.socket], *, host_key: PrivateKey, door: Door, admission: Admission,
-                 keepalive: Keepalive, clock: Clock, way: Way, reception: Reception | None = None) -> Listener:
+                 keepalive: Keepalive, clock: Clock, way: Way, reception: Reception | None = None,
+                 waiting: Callable[[], int] = lambda: 0) -> Listener:
     """Serve SSH on *sockets*, which are bound (IPv4, IPv6); without a *reception*, to nodes only.
 
+    *waiting*: how many more are likely to come soon; whoever finds no place is told when to come again.
     Raises OperatorError for an asyncssh that does not fit.
     """
     check_asyncssh()
@@ -134,12 +137,17 @@ async def listen(sockets: Sequence[socket.socket], *, host_key: PrivateKey, door
 
     for sock in sockets:
         sock.listen(_BACKLOG)
-        listener.sockets[sock] = loop.create_task(_serve(sock, way, make))
+        listener.sockets[sock] = loop.create_task(_serve(sock, way, make, admission, waiting))
     return listener
 
 
-async def _serve(listening: socket.socket, way: Way, make: Callable[[], "ServerConnection"]) -> None:
-    async for sock, _ in accepting(listening):
+async def _serve(listening: socket.socket, way: Way, make: Callable[[], "ServerConnection"],
+                 admission: Admission, waiting: Callable[[], int]) -> None:
+    async for sock, address in accepting(listening):
+        if admission.is_closed(str(address[0])):
+            with contextlib.suppress(OSError), sock:  # before a connection is made of it: that takes much longer
+                sock.send(no_place(admission.come_again_s(waiting())))
+            continue
         try:
             await way.take(sock, make())
         except OSError:  # gone already
@@ -210,10 +218,10 @@ class Guest(asyncssh.SSHServer):
             with contextlib.suppress(Exception), _Surfacing():
                 self._door.left(tunnel)
 
-    def _no_stranger(self) -> None:
+    def _no_stranger(self, *, served: bool = False) -> None:
         self._listener.strangers.discard(self)
         if self._place:
-            self._place.leave()
+            (self._place.served if served else self._place.leave)()
             self._place = None
 
     # Who it is.
@@ -265,7 +273,7 @@ class Guest(asyncssh.SSHServer):
         proven = connection.who_was_proven()
         if not proven:
             raise asyncssh.PermissionDenied("nothing was proven")
-        self._no_stranger()
+        self._no_stranger(served=not isinstance(proven, Visitor))  # a person types
         if isinstance(proven, Visitor):
             assert self._reception
             self._visit = Visit(connection, proven, self._address)

@@ -1,6 +1,7 @@
 """Connections to Controllers are kept, repaired and shared."""
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
 from typing import Any, cast
 
@@ -10,6 +11,7 @@ from fairlead.base.backoff import FullJitter
 from fairlead.base.errors import FairleadError, OperatorError, Refused
 from fairlead.link.messages import PlanController
 from fairlead.mesh.supervisor import Supervisor
+from fairlead.transport.dialler import Busy
 from fairlead.transport.tunnel import Tunnel
 
 CTL = PlanController(node_id="1", name="ctl-1", addresses=["inside", "outside"], ssh_port=22, portal_port=8443,
@@ -35,11 +37,14 @@ class Road:
         self.offered: list[FakeTunnel] = []
         self.failures: asyncio.Queue[FairleadError] = asyncio.Queue()
         self.bug: Exception | None = None
+        self.busy: int | None = None
         self.supervisor = Supervisor(self.dial, self.talk, self.opened, self.failed)
 
     async def dial(self, _: PlanController, address: str) -> Tunnel:
         self.dialled.append(address)
         await asyncio.sleep(0)
+        if self.busy is not None:
+            raise Busy(address, self.busy)
         if address not in self.answers:
             raise OperatorError("FL-SSH-UNREACHABLE", address)
         return cast("Tunnel", FakeTunnel(address))
@@ -71,6 +76,22 @@ async def test_a_link_that_ends_is_dialled_again(road: Road) -> None:
     assert road.supervisor.connected
     first.close("cut")
     assert await asyncio.wait_for(road.talking.get(), 10) is not first
+
+
+async def test_who_finds_no_place_comes_again_within_the_time_that_it_was_told(
+        road: Road, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[float, float]] = []
+
+    def uniform(_: random.SystemRandom, low: float, high: float) -> float:
+        asked.append((low, high))
+        road.busy = None
+        return 0.0
+
+    road.busy = 41
+    monkeypatch.setattr(random.SystemRandom, "uniform", uniform)
+    road.supervisor.want([CTL])
+    assert (await asyncio.wait_for(road.talking.get(), 10)).address == "inside"
+    assert asked == [(0.0, 41)]
 
 
 async def test_addresses_are_tried_in_order(road: Road) -> None:

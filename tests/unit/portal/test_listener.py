@@ -25,6 +25,7 @@ from fairlead.portal.listener import (
     Application,
     Limits,
     Listener,
+    Place,
     Presented,
     Receive,
     Send,
@@ -44,6 +45,9 @@ class Counted:
     count: "Count"
     yields: Callable[[], bool]
 
+    def served(self) -> None:
+        self.leave()
+
     def leave(self) -> None:
         if self in self.count.inside:
             self.count.inside.remove(self)
@@ -60,7 +64,7 @@ class Count:
         self.refused = 0
         self.changed = asyncio.Event()
 
-    def enter(self, source: str, yields: Callable[[], bool]) -> "Counted | None":
+    def enter(self, source: str, yields: Callable[[], bool]) -> Place | None:
         if len(self.inside) >= self.most and not self._room():
             self.refused += 1
             return None

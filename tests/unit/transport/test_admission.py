@@ -127,3 +127,91 @@ async def test_a_stranger_who_has_had_his_time_makes_room_at_the_ssh_door() -> N
         assert not tunnel.closed.is_set()
         for _, writer in waiting:
             writer.close()
+
+
+@dataclass
+class House:
+    """A house of five to twenty places, and a clock that stands still until it is moved."""
+
+    now: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.crowd = Crowd(Admission(20, 20, patience_s=60.0, least=5, monotonic=lambda: self.now))
+
+    def serve(self, took_s: float) -> None:
+        place = self.crowd.enter("192.0.2.1")
+        assert place
+        self.now += took_s
+        place.served()
+        place.served()
+        place.leave()
+
+
+def test_a_house_grows_with_whoever_is_served_promptly_and_shrinks_when_they_wait() -> None:
+    house = House()
+    admission = house.crowd.admission
+    assert admission.size == 5
+    for _ in range(20):
+        house.serve(1.0)
+    assert (admission.size, admission.inside) == (20, 0)
+    house.serve(3.0)
+    assert admission.size == 15
+    for _ in range(20):
+        house.serve(3.0)
+    assert admission.size == 5  # and no smaller
+
+
+def test_many_who_waited_together_shrink_it_once() -> None:
+    house = House()
+    for _ in range(10):
+        house.serve(1.0)
+    places = [house.crowd.enter("192.0.2.2") for _ in range(10)]
+    house.now += 3.0
+    for place in places:
+        assert place
+        place.served()
+    assert house.crowd.admission.size == 15
+
+
+def test_attack_who_shows_nothing_changes_no_size() -> None:
+    house = House()
+    for took_s in (0.0, 9.0) * 20:
+        place = house.crowd.enter("192.0.2.66")
+        assert place
+        house.now += took_s
+        place.leave()
+        assert house.crowd.admission.size == 5
+
+
+def test_who_was_sent_away_is_no_longer_served() -> None:
+    house = House()
+    place = house.crowd.enter("192.0.2.1")
+    assert place
+    place.leave()
+    place.served()
+    assert house.crowd.admission.size == 5
+
+
+def test_a_fleet_is_told_to_come_within_the_time_that_it_takes() -> None:
+    house = House()
+    for _ in range(200):
+        house.serve(1.0)
+    assert house.crowd.admission.come_again_s(20 * 7) == 7
+    assert house.crowd.admission.come_again_s(0) == 1
+    assert house.crowd.admission.come_again_s(10**6) == 60
+
+
+def test_a_closed_door_is_seen_without_asking_anybody_to_go() -> None:
+    house = House()
+    crowd, admission = house.crowd, house.crowd.admission
+    assert not admission.is_closed("192.0.2.9")
+    for number in range(5):
+        assert crowd.enter(f"192.0.2.{number}")
+    assert admission.is_closed("192.0.2.9")
+    assert not crowd.enter("192.0.2.9")
+    house.now += 60.0
+    assert not admission.is_closed("192.0.2.9")
+    assert crowd.away == []
+    assert crowd.enter("192.0.2.9")
+    assert crowd.away == ["192.0.2.0"]
+    assert admission.inside == 5

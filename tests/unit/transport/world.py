@@ -154,6 +154,13 @@ class Front:
     carried: list[asyncio.Task[None]] = field(default_factory=list)
 
 
+def listen_at(sock: socket.socket) -> int:
+    """Its port."""
+    sock.listen()
+    sock.setblocking(False)
+    return int(sock.getsockname()[1])
+
+
 def bound() -> socket.socket:
     sock = socket.socket()
     sock.bind(("127.0.0.1", 0))
@@ -162,7 +169,8 @@ def bound() -> socket.socket:
 
 @contextlib.asynccontextmanager
 async def world(*, admission: Admission | None = None, keepalive: Keepalive = PATIENT,
-                ways: tuple[str, str] | None = None, reception: Reception | None = None) -> AsyncIterator[World]:
+                ways: tuple[str, str] | None = None, reception: Reception | None = None,
+                waiting: Callable[[], int] = lambda: 0) -> AsyncIterator[World]:
     """*ways* are those of the end that dials and of the end that listens; else what the environment says."""
     faults: list[dict[str, object]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
@@ -173,7 +181,7 @@ async def world(*, admission: Admission | None = None, keepalive: Keepalive = PA
     admission = admission or Admission(100, 100)
     here, there = (choose({VARIABLE: one} if ways else os.environ) for one in ways or ("", ""))
     listener = await listen([sock], host_key=HOST_KEY, door=door, admission=admission, keepalive=keepalive, clock=CLOCK,
-                            way=there, reception=reception)
+                            way=there, reception=reception, waiting=waiting)
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(listener.close)
         yield World(door, listener, port, admission, stack, here, faults)
