@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import json
 import os
-import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +29,7 @@ from fairlead.base.clock import SECOND, Clock
 from fairlead.base.errors import FairleadError, OperatorError
 from fairlead.base.service import notify, on_signals
 from fairlead.engine import metrics
+from fairlead.engine.asking import Asking
 from fairlead.engine.commands import Commands, machine
 from fairlead.engine.documents import Documents
 from fairlead.engine.drivers.files import FilesDriver
@@ -66,8 +66,6 @@ PLAN = "plan.json"
 AUDIT = "audit.jsonl"
 OFFER_S = 15.0
 """For all answers to this node's offers on one connection."""
-ASK_AGAIN_S, SELDOM_ASKED_S = 5.0, 300.0
-"""Between two questions to the portal why nobody lets us in: at first, and at last."""
 
 log = structlog.get_logger("fairlead.engine")
 
@@ -142,8 +140,7 @@ class Engine:
     """Set it to have it end."""
     _offset: int = 0
     """Store time minus this machine's clock, microseconds."""
-    _ask_every_s: float = ASK_AGAIN_S
-    _ask_at: float | None = None
+    _asking: Asking = field(default_factory=Asking)
     _applying: asyncio.Lock = field(default_factory=asyncio.Lock)
     _offering: asyncio.Lock = field(default_factory=asyncio.Lock)
     _work: set[asyncio.Task[Any]] = field(default_factory=set)
@@ -257,7 +254,7 @@ class Engine:
     def heard(self, server_time: int) -> None:
         """Learn the offset to store time."""
         self._offset = server_time - self.clock.now()
-        self._ask_every_s, self._ask_at = ASK_AGAIN_S, None
+        self._asking.reset()
 
     def witness(self, controller: PlanController, head: str) -> None:
         """Keep a Controller's head, if it is its own; say so aloud when it contradicts what it said before."""
@@ -368,14 +365,8 @@ class Engine:
         """Nobody lets us in, or nobody answers: ask the portal what it knows of us, now and then."""
         if error.code not in ("FL-SSH-REFUSED", "FL-SSH-UNREACHABLE", "FL-SSH-HOSTKEY"):
             return
-        now = self.clock.monotonic()
-        patient = self._ask_at is None and error.code == "FL-SSH-UNREACHABLE"  # it starts, or has no place for a moment
-        asks = not patient and (self._ask_at is None or now >= self._ask_at)
-        if patient or asks:
-            self._ask_at = now + random.SystemRandom().uniform(0.5, 1.0) * self._ask_every_s
-        if not asks:
+        if not self._asking.is_due(self.clock.monotonic(), refused=error.code != "FL-SSH-UNREACHABLE"):
             return
-        self._ask_every_s = min(SELDOM_ASKED_S, 2 * self._ask_every_s)  # there may be thousands of us
         try:
             core = await signed.reread(self.trust, self.user_key, self.clock.now() + self._offset)
         except FairleadError as answer:

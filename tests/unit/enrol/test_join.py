@@ -267,6 +267,22 @@ async def test_who_is_let_in_by_none_that_is_up_asks_why_though_another_is_down(
     await commit(ask=False)
 
 
+@pytest.mark.parametrize(("said", "least_s", "most_s"), [("7", 7.0, 10.5), ("9999", 30.0, 45.0), ("soon", 0.0, 0.5)])
+async def test_a_busy_portal_is_asked_again_when_it_has_said(
+        world: World, network: Network, state: Path, monkeypatch: pytest.MonkeyPatch, said: str, least_s: float,
+        most_s: float) -> None:
+    pauses: list[float] = []
+
+    async def noted(seconds: float) -> None:
+        pauses.append(seconds)
+
+    monkeypatch.setattr("fairlead.enrol.join.asyncio.sleep", noted)
+    network.exchanges = [lambda answer: Incoming(429, [("Retry-After", said)], json.dumps(
+        {"code": "FL-JOIN-BUSY", "error": "busy", "remedy": ""}).encode(), answer.certificate)]
+    await Joiner(state, "engine", "se-1", network.clock).join(await world.export(), lambda: None)
+    assert least_s <= max(pauses) <= most_s
+
+
 async def test_another_name_with_the_same_bundle_keeps_the_keys(world: World, network: Network, state: Path) -> None:
     await world.join("se-1")
     bundle = await world.export()
