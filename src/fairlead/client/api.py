@@ -64,8 +64,9 @@ class Response(Protocol):
 
 
 def content(response: Response) -> Any:
-    """The answer's JSON, None for an empty one, the text of lines of JSON; an error as the exception that it means."""
-    if response.status_code < 400 and response.headers.get("content-type", "").startswith("application/x-ndjson"):
+    """The answer's JSON, None for an empty one, the text of what is text; an error as the exception that it means."""
+    kind = response.headers.get("content-type", "")
+    if response.status_code < 400 and kind.startswith(("application/x-ndjson", "text/plain")):
         return response.text
     try:
         said = response.json() if response.content else None

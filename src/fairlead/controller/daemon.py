@@ -42,6 +42,7 @@ from fairlead.controller.metrics import Numbers
 from fairlead.controller.operations import Operations
 from fairlead.controller.presentation import Presentation
 from fairlead.controller.settings import ControllerSettings
+from fairlead.controller.stalls import Stalls
 from fairlead.controller.witnessing import Witnessing
 from fairlead.enrol import signed
 from fairlead.enrol.anchor import Anchor, AnchorController
@@ -247,8 +248,10 @@ class _Controller:
             logs_of_engines = Logs(self.state, mesh.directory)
             mesh.sessions.offer(LOGS, logs_of_engines.serve)
             changes = Changes(mesh.directory, mesh.sessions, clock)
+            stalls = Stalls()
             numbers = Numbers(version=self.version, view=self.settings.see(), mesh=mesh, cluster=cluster, tokens=desk,
-                              configuration=fleet, told=told, answered=self.answered.counts, problems=problems)
+                              configuration=fleet, told=told, answered=self.answered.counts, problems=problems,
+                              stalled=lambda: stalls.worst_s)
             shelf = shelf_for(store, audit, str(trust.cluster_uuid))
             settings = Settings(shelf)
             people = People(store, audit, passwords, Sessions(store, settings.rules), self.refusals, settings.rules)
@@ -295,7 +298,7 @@ class _Controller:
                 if self.sqlite is None:
                     mesh.remember(self.host_key.public, self.user_key.public)
                 begin(plan=mesh.follow_plan(), members=admittance.keep_house(), room=admittance.make_room(),
-                      links=mesh.supervisor.watch(), repair=mesh.listeners.repair())
+                      links=mesh.supervisor.watch(), repair=mesh.listeners.repair(), stalls=stalls.watch())
                 if self.sqlite is not None:
                     await arrive()  # first: engines that are not let in yet would ask the portal why
                 ssh = await listen(doors.ssh, host_key=self.host_key, door=mesh.sessions, clock=clock,

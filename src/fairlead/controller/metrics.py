@@ -55,7 +55,8 @@ class Numbers:
 
     def __init__(self, *, version: str, view: View, mesh: Mesh, cluster: Cluster, tokens: Tokens,
                  configuration: Configuring, told: Told, answered: Values,
-                 problems: Callable[[], Sequence[str]]) -> None:
+                 problems: Callable[[], Sequence[str]], stalled: Callable[[], float]) -> None:
+        """*stalled*: for how long (seconds) the loop stood still at worst of late."""
         self._version = version
         self._view = view
         self._mesh = mesh
@@ -65,6 +66,7 @@ class Numbers:
         self._told = told
         self._answered = answered
         self._problems = problems
+        self._stalled = stalled
         self._turn = asyncio.Lock()
         self._made = float("-inf"), ""
 
@@ -98,6 +100,8 @@ class Numbers:
         yield Series("build_info", "The software of this Controller", {(self._version,): 1}, ["version"])
         yield _one("leading", "Whether this Controller leads", self._cluster.leading)
         yield _one("problems", "What is not as planned, lines of `fairlead status`", len(self._problems()))
+        yield _one("loop_stall_seconds", "How long the event loop kept others waiting, at worst, in the last minute",
+                   self._stalled())
         yield Series("tunnels", "Connections with nodes, by who dialled", _by(
             Counter(tunnel.direction for tunnel in tunnels)), ["direction"])
         yield _one("streams", "Streams that are open", sum(tunnel.streams for tunnel in tunnels))

@@ -5,10 +5,10 @@ the link; from the first step of the first to the link of the last. *Document*: 
 the time from the request's beginning until it has applied it and is about to say so, and, at the Controller, until it
 has heard so of all; its CPU for that. *Staged*: the same by stages, until it is done. *Return*: the Controller ends and
 starts again; from its start until all are linked again. *Idle*: the Controller started anew with half of the engines,
-then with all: the slope of its private memory is an engine's weight; its CPU with all over half a minute. The state
-folders of the engines are in memory, so that the simulator's disk, which a fleet has as many times as it has engines,
-decides nothing; the Controller's is on the disk. Everything shares the machine. Nothing of this may change, or later
-figures do not compare with earlier ones.
+then with all: the slope of its private memory is an engine's weight; its CPU with all over half a minute; the longest
+stall of its event loop in a whole one. The state folders of the engines are in memory, so that the simulator's disk,
+which a fleet has as many times as it has engines, decides nothing; the Controller's is on the disk. Everything shares
+the machine. Nothing of this may change, or later figures do not compare with earlier ones.
 """
 
 import json
@@ -36,6 +36,7 @@ from fairlead.cli.stage.machine import until
 from fairlead.cli.stage.processes import Failed
 from fairlead.cli.stage.stage import Stage
 from fairlead.client.control import ControlClient
+from fairlead.controller.stalls import WINDOW_S
 from fairlead.link.documents import check, digest
 
 HEARTBEAT_S, KEEPALIVE_S = 30.0, 30.0
@@ -45,6 +46,9 @@ ANSWER_S = 900.0
 DOCUMENT_S = 120.0
 SETTLE_S = 5.0
 IDLE_S = 30.0
+STALL_S = WINDOW_S + 2.0
+"""So long after it has settled a stall is read: the Controller remembers a minute."""
+STALL = "fairlead_loop_stall_seconds"
 PROGRAM = [sys.executable, "-m", "fairlead.cli.bench.engines"]
 
 
@@ -201,9 +205,11 @@ class Bench:
         before, began = cpu_s(self._pid()), time.monotonic()
         time.sleep(IDLE_S)
         idle = (cpu_s(self._pid()) - before) / (time.monotonic() - began)
+        time.sleep(max(0.0, STALL_S - (time.monotonic() - began)))
         slope = (memory_mib(self._pid()) - some) * 1024 / (every - near) if every > near else None
         self.found |= {"rss_mib": round(self._resident(), 1), "idle_cpu": round(idle, 4),
-                       "kib_per_engine": None if slope is None else round(slope, 1), "idle_engines": every}
+                       "kib_per_engine": None if slope is None else round(slope, 1), "idle_engines": every,
+                       "idle_stall_ms": round(self._stall_s() * 1000, 1)}
 
     # -- by which -----------------------------------------------------------------------------------------------------
 
@@ -222,6 +228,10 @@ class Bench:
 
     def _api(self) -> ControlClient:
         return ControlClient(self.stage.node("ctl-1").state, 60.0)
+
+    def _stall_s(self) -> float:
+        text: str = self._api().get("/metrics")
+        return next(float(line.split()[1]) for line in text.splitlines() if line.startswith(f"{STALL} "))
 
     def _pid(self) -> int:
         started = self.stage.node("ctl-1").started
