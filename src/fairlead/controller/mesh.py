@@ -34,7 +34,7 @@ from fairlead.transport.tunnel import Tunnel
 from fairlead.transport.way import Way
 
 HOSTS = "hosts"
-REST, MOST_REST_S = 4.0, 3.0
+REST, MOST_REST_S = 9.0, 3.0
 """Between two plans of its own: so many times as long as the last one took."""
 STALE_S = 60.0
 """A Controller of a cluster that has not heard of the store for so long lets no engine in; those that are in stay."""

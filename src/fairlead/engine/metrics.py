@@ -17,7 +17,7 @@ def of_process(uptime_s: float) -> Mapping[Name, float]:
     """Of this process and its machine."""
     return {"cpu_seconds": time.process_time(), "uptime_seconds": uptime_s, "load1": os.getloadavg()[0],
             "resident_bytes": int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE,
-            "open_descriptors": sum(1 for _ in Path("/proc/self/fd").iterdir())}
+            "open_descriptors": len(os.listdir("/proc/self/fd"))}  # noqa: PTH208 - a tenth of the time
 
 
 def of_streams(traffic: Traffic, live: Iterable[Tunnel]) -> Mapping[Name, float]:

@@ -218,7 +218,8 @@ class Configuration:
 
     def describe(self, document: Document) -> dict[str, Any]:
         """It as listings show it, with how many of its engines have it."""
-        verdicts = [verdict(document, self._holds(node, document)) for node in self._meant(document)]
+        key, none = document.key, dict[str, Held]()
+        verdicts = [verdict(document, self._held.get(node.id, none).get(key)) for node in self._meant(document)]
         return {"kind": document.kind, "name": document.name, "target": document.target,
                 "revision": document.revision, "sha256": document.digest, "put_at": rfc3339(document.at),
                 "put_by": document.by, "stage": document.stage, "why": document.why or None,

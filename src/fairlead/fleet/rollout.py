@@ -33,7 +33,7 @@ def verdict(document: Document, held: Held | None) -> Verdict:
     """What an engine that holds *held* has made of *document*."""
     if held is None:
         return "behind"
-    if (held.revision, held.digest) == (document.revision, document.digest):
+    if held.revision == document.revision and held.digest == document.digest:
         return "applied"
     return "refused" if held.tried == document.revision else "behind"
 
