@@ -81,7 +81,7 @@ def test_no_secret_of_a_cluster_is_where_it_does_not_belong(tmp_path: Path) -> N
         assert canaries.find("\n".join([*life.printed, *logs, *audits])) == set(), "1. nobody has said one"
 
         etcds = {line for line, _ in watcher.seen if b"--data-dir" in line}
-        assert len(etcds) > 2, "each member, and its leash"
+        assert len(etcds) >= 2, "each member; its leash has the same arguments, for milliseconds, and may go unseen"
         shown = b"\n".join(line + b"\n" + environ for line, environ in watcher.seen)
         assert canaries.find(shown) == set(), "2. none is in a command line or an environment, etcd's neither"
 

@@ -58,7 +58,7 @@ SUBSYSTEM = "fairlead-join"
 SOFTWARE = "fairlead/0.1"
 GRACE_S = 60
 FIRST_DELAY_S = 0.5
-MOST_DELAY_S = 30.0
+MOST_DELAY_S = 15.0
 COMMIT_S = 15.0
 """For one connection that may only commit: the Controller cuts it then."""
 DEFAULT_LIFETIME_S = 600

@@ -14,13 +14,15 @@ Rules, and the attack each stops:
 6. The house is as large as whoever belongs in is served promptly (`Place.served`), from a *least* to all its places: it
    grows with each, and shrinks when they wait. Of a fleet that arrives all at once some are served, and the others sent
    away while that costs nothing yet; together they would all be slow, and time out with their work done in vain. Only
-   who has shown who it is changes the size, and the least is enough for the rules above to hold.
+   who has shown who it is changes the size. Where a house has been full for a while and hardly anybody is served, that
+   is no fleet but a flood: all its places are needed, for rules 3 and 4 to bring somebody in.
 7. An IPv6 source is a /56, the least that one subscriber gets: its addresses are free. Only sources that are inside
    are remembered, so memory is bounded by the cap in all.
 """
 
 import ipaddress
 import time
+from collections import deque
 from collections.abc import Callable, Hashable
 
 PROMPT_S = 2.0
@@ -29,6 +31,8 @@ GROWTH, SHRINKAGE = 2, 0.75
 RECENT = 16
 """About so many that were served say how long it takes."""
 LONGEST_AWAY_S = 60.0
+FLOOD_S = 5.0
+"""A house that is full for so long, with fewer than `RECENT` served in it, is flooded."""
 _IPV6_HOST_BITS = 128 - 56
 
 
@@ -75,6 +79,9 @@ class Admission:
         self._least = most if least is None else least
         self._size = float(self._least)
         self._shrunk = float("-inf")
+        self._recent: deque[float] = deque(maxlen=RECENT)
+        """When the last ones were served."""
+        self._full_since: float | None = None
         self._stands_s = PROMPT_S / 2
         """How long who is served stands here."""
         self._most_per_source = most_per_source
@@ -96,8 +103,11 @@ class Admission:
         """
         group = _group(source) if isinstance(source, str) else source
         mine = self._per_source.get(group, {})
+        if self._inside < self.size / 2:
+            self._full_since = None
         crowd = self._crowd(mine)
         if crowd is not None and not self._freed(*crowd):
+            self._watch_for_floods()
             return None
         place = Place(self, group, self._monotonic(), yields)
         self._per_source.setdefault(group, {})[place] = None
@@ -109,13 +119,25 @@ class Admission:
         """How many places there are now."""
         return int(self._size)
 
-    def is_closed(self, source: str) -> bool:
+    def turns_away(self, source: str) -> bool:
         """Whether `enter` would say no to *source*, for all that is known without asking anybody to go."""
         crowd = self._crowd(self._per_source.get(_group(source), {}))
         if crowd is None:
             return False
         oldest = next(iter(crowd[0]), None)
-        return oldest is None or not (crowd[1] or oldest.since <= self._monotonic() - self._patience)
+        if oldest is not None and (crowd[1] or oldest.since <= self._monotonic() - self._patience):
+            return False
+        self._watch_for_floods()
+        return True
+
+    def _watch_for_floods(self) -> None:
+        """Somebody was turned away."""
+        now = self._monotonic()
+        flows = len(self._recent) == RECENT and self._recent[0] > now - FLOOD_S
+        if self._full_since is None or flows:
+            self._full_since = now
+        elif now - self._full_since > FLOOD_S:
+            self._size = float(self._most)
 
     def _crowd(self, mine: dict[Place, None]) -> tuple[dict[Place, None], bool] | None:
         """Of whom one must give way for one more of those who have *mine*, and whether at once. None: there is room."""
@@ -139,6 +161,7 @@ class Admission:
         if place not in self._per_source.get(place.group, {}):
             return
         now = self._monotonic()
+        self._recent.append(now)
         self._stands_s += (now - place.since - self._stands_s) / RECENT
         if now - place.since <= PROMPT_S:
             self._size = min(self._most, self._size + GROWTH)

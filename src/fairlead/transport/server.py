@@ -144,7 +144,7 @@ async def listen(sockets: Sequence[socket.socket], *, host_key: PrivateKey, door
 async def _serve(listening: socket.socket, way: Way, make: Callable[[], "ServerConnection"],
                  admission: Admission, waiting: Callable[[], int]) -> None:
     async for sock, address in accepting(listening):
-        if admission.is_closed(str(address[0])):
+        if admission.turns_away(str(address[0])):
             with contextlib.suppress(OSError), sock:  # before a connection is made of it: that takes much longer
                 sock.send(no_place(admission.come_again_s(waiting())))
             continue

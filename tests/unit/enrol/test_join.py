@@ -267,7 +267,7 @@ async def test_who_is_let_in_by_none_that_is_up_asks_why_though_another_is_down(
     await commit(ask=False)
 
 
-@pytest.mark.parametrize(("said", "least_s", "most_s"), [("7", 7.0, 10.5), ("9999", 30.0, 45.0), ("soon", 0.0, 0.5)])
+@pytest.mark.parametrize(("said", "least_s", "most_s"), [("7", 7.0, 10.5), ("9999", 15.0, 22.5), ("soon", 0.0, 0.5)])
 async def test_a_busy_portal_is_asked_again_when_it_has_said(
         world: World, network: Network, state: Path, monkeypatch: pytest.MonkeyPatch, said: str, least_s: float,
         most_s: float) -> None:

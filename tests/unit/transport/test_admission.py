@@ -201,17 +201,43 @@ def test_a_fleet_is_told_to_come_within_the_time_that_it_takes() -> None:
     assert house.crowd.admission.come_again_s(10**6) == 60
 
 
-def test_a_closed_door_is_seen_without_asking_anybody_to_go() -> None:
+def test_who_is_turned_away_is_known_without_asking_anybody_to_go() -> None:
     house = House()
     crowd, admission = house.crowd, house.crowd.admission
-    assert not admission.is_closed("192.0.2.9")
+    assert not admission.turns_away("192.0.2.9")
     for number in range(5):
         assert crowd.enter(f"192.0.2.{number}")
-    assert admission.is_closed("192.0.2.9")
+    assert admission.turns_away("192.0.2.9")
     assert not crowd.enter("192.0.2.9")
     house.now += 60.0
-    assert not admission.is_closed("192.0.2.9")
+    assert not admission.turns_away("192.0.2.9")
     assert crowd.away == []
     assert crowd.enter("192.0.2.9")
     assert crowd.away == ["192.0.2.0"]
     assert admission.inside == 5
+
+
+def test_attack_a_flood_opens_the_whole_house() -> None:
+    house = House()
+    crowd, admission = house.crowd, house.crowd.admission
+    for number in range(5):
+        assert crowd.enter(f"198.51.100.{number}")
+    for _ in range(6):
+        assert admission.turns_away("192.0.2.9")
+        house.now += 1.0
+    assert admission.turns_away("192.0.2.9")
+    assert admission.size == 20
+    assert crowd.enter("192.0.2.9")
+
+
+def test_a_fleet_that_is_served_all_the_while_is_no_flood() -> None:
+    house = House()
+    crowd, admission = house.crowd, house.crowd.admission
+    for number in range(100):
+        while place := crowd.enter(f"192.0.2.{number}"):
+            served = place
+        house.now += 0.25
+        admission._size = 5.0  # it does not grow here: what is looked at is whether it is opened
+        served.served()
+        admission._size = 5.0
+        assert admission.size == 5
