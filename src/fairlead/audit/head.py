@@ -97,11 +97,11 @@ def decode(text: str) -> SignedHead:
     return head
 
 
-def check(head: SignedHead, host_key: PublicKey, *, cluster_uuid: str, node: str) -> None:
-    """Whether *head* is what *node*, known by its *host_key*, says of its own chain. Raises Refused FL-AUDIT-HEAD."""
+def check(head: SignedHead, *host_keys: PublicKey, cluster_uuid: str, node: str) -> None:
+    """Whether *head* is what *node*, known by its *host_keys*, says of its own chain. Raises Refused FL-AUDIT-HEAD."""
     if (head.cluster_uuid, head.node) != (cluster_uuid, node):
         raise refused("it is of another node, or of another cluster")
-    if not host_key.verifies(NAMESPACE, head.signed(), head.signature):
+    if not any(key.verifies(NAMESPACE, head.signed(), head.signature) for key in host_keys):
         raise refused(f"it is not signed by the host key of {node}")
 
 

@@ -36,6 +36,8 @@ RECORDS = "audit/"
 HEADS = "audit-head/"
 BOTH = "audit"  # the prefix that the two have in common
 TRIES = 8  # for the head; each one lost means that another process wrote meanwhile
+PAGE_DIGITS = 2
+PAGE = 10 ** PAGE_DIGITS  # records that are read at once: their keys differ in these digits only
 TOGETHER = 64  # records appended in one transaction
 MOST_SOURCES = 1024  # networks counted apart between two flushes
 OTHER = "other"
@@ -111,10 +113,12 @@ class AuditLog:
             owner = record.key.removeprefix(HEADS)
             if node is None or owner == node:
                 last = decode_head(record.value).seq
-                for seq in range(max(1, last - limit + 1), last + 1):
-                    kept = await self._store.get(record_key(owner, seq))
-                    if kept is not None:  # `verify` is what complains of a gap
-                        found.append(decode(kept.value, f"record {seq} of {owner}"))
+                first = max(1, last - limit + 1)
+                for page in range(first // PAGE, last // PAGE + 1):
+                    for kept in (await self._store.list(record_key(owner, page * PAGE)[:-PAGE_DIGITS])).records:
+                        number = kept.key.rpartition("/")[2]
+                        if record_key(owner, first) <= kept.key <= record_key(owner, last):
+                            found.append(decode(kept.value, f"record {number.lstrip('0')} of {owner}"))
         return sorted(found, key=lambda r: (r.time, r.node, r.seq))[max(0, len(found) - limit):]
 
     async def verify(self) -> Mapping[str, Head]:

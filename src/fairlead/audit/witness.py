@@ -114,18 +114,18 @@ class Witness:
         self._synced = synced
         self._turn = asyncio.Lock()
 
-    async def take(self, text: str, node: str, host_key: PublicKey) -> News:
+    async def take(self, text: str, node: str, *host_keys: PublicKey) -> News:
         """`keep`, one at a time and beside the loop: a disk that is slow just now holds up no stream."""
         async with self._turn:
-            return await asyncio.to_thread(self.keep, text, node, host_key)
+            return await asyncio.to_thread(self.keep, text, node, *host_keys)
 
-    def keep(self, text: str, node: str, host_key: PublicKey) -> News:
-        """Take the head that *node*, known by its pinned *host_key*, says is its own; on the disk afterwards.
+    def keep(self, text: str, node: str, *host_keys: PublicKey) -> News:
+        """Take the head that *node*, known by its pinned *host_keys*, says is its own; on the disk afterwards.
 
         Raises Refused ``FL-AUDIT-HEAD``, OperatorError when the disk refuses: then it is forgotten.
         """
         head = decode(text)
-        check(head, host_key, cluster_uuid=self._cluster_uuid, node=node)
+        check(head, *host_keys, cluster_uuid=self._cluster_uuid, node=node)
         before = self.shown(node)
         after, news = learn(before, head)
         if after is not before:

@@ -12,9 +12,9 @@ class FullJitter:
         self._ceiling = first
         self._draw = draw or random.SystemRandom()
 
-    def next(self) -> float:
-        """Seconds to wait before the next try."""
-        delay = self._draw.uniform(0, self._ceiling)
+    def next(self, most: float | None = None) -> float:
+        """Seconds to wait before the next try; this time no more than *most*."""
+        delay = self._draw.uniform(0, self._ceiling if most is None else min(self._ceiling, most))
         self._ceiling = min(self._most, self._ceiling * 2)
         return delay
 

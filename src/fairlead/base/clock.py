@@ -35,6 +35,11 @@ class SystemClock:
         return time.monotonic()
 
 
+def spoken(instant: int) -> int:
+    """The instant nearest to *instant* of which `rfc3339` and messages can speak: what others said may be wrong."""
+    return min(max(0, instant), LAST_INSTANT - 1)
+
+
 def rfc3339(instant: int) -> str:
     """*instant* (microseconds) as RFC 3339 text in UTC, whole seconds: ``2026-01-01T00:00:00Z``."""
     return datetime.fromtimestamp(instant // SECOND, UTC).isoformat()[:19] + "Z"  # strftime takes five times as long

@@ -58,7 +58,7 @@ async def accepting(listening: socket.socket, *, reserved: bool = False) -> Asyn
         try:
             accepted = door.accept()
         except BlockingIOError:
-            await _readable(loop, listening)
+            await readable(loop, listening)
             continue
         if not accepted:
             await asyncio.sleep(PAUSE_S)
@@ -148,13 +148,14 @@ def _problem() -> str:
     return f"of {limit} descriptors only the last are left: new connections are refused [FL-DESCRIPTORS]"
 
 
-async def _readable(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
+async def readable(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
+    """Return when something is to be read from *sock*, or somebody to be accepted."""
     ready: asyncio.Future[None] = loop.create_future()
     loop.add_reader(sock, _wake, ready)
     try:
         await ready
     finally:
-        loop.remove_reader(sock)
+        loop.remove_reader(sock)  # now: its number may be another's a moment later
 
 
 def _wake(ready: asyncio.Future[None]) -> None:

@@ -113,7 +113,12 @@ def sync_folder(path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file if it is there, durably."""
-    with contextlib.suppress(FileNotFoundError):
+    """Remove a file if it is there, durably. Raises OperatorError when the disk refuses."""
+    try:
         path.unlink()
         sync_folder(path.parent)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise OperatorError("FL-DISK", f"{path} cannot be removed: {error.strerror}",
+                            "mend the disk, or its rights, then repeat the command; nothing was lost") from error

@@ -5,7 +5,13 @@ import contextlib
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable
+
+
+def restarting() -> str:
+    """What systemd is told when the same service goes on as another program: ``STOPPING=1`` would have it end all."""
+    return f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}"
 
 
 def notify(message: str) -> None:

@@ -19,7 +19,7 @@ def loads(data: bytes) -> Any:
     """The value of *data*: UTF-8, no field said twice, finite numbers. Raises ValueError for everything else."""
     text = _text(data)
     try:
-        value = json.loads(text, object_pairs_hook=_once, parse_float=_finite, parse_constant=_finite)
+        value = _DECODER.decode(text)
         if _SURROGATE.search(text):
             json.dumps(value, ensure_ascii=False).encode()  # a whole pair passes
     except RecursionError:
@@ -45,3 +45,6 @@ def _finite(text: str) -> float:
     if not math.isfinite(number):
         raise ValueError(f"{text} is no number")
     return number
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_once, parse_float=_finite, parse_constant=_finite)

@@ -12,7 +12,9 @@ Rules, and the fault or attack that each stops:
 4. It dies with us (`leash`). An etcd that holds the data all the same, or somebody on its ports, is named, and waited
    for.
 5. What it logs is a line of ours: never more than one of a kind in a minute above debug.
-6. A certificate and its key are one file, replaced at once: etcd reads it anew at every handshake.
+6. A certificate and its key are one file, replaced at once: etcd reads it anew at every handshake, as a server and as
+   a client (seen with 3.4.23). The CAs that it trusts it reads at its start and never again: others need a restart, one
+   member after the other (`restart`). What was connected before stays connected, whatever the files say since.
 """
 
 import asyncio
@@ -36,11 +38,11 @@ import structlog
 
 from fairlead.base import leash, strict
 from fairlead.base.backoff import FullJitter
-from fairlead.base.errors import FairleadError, OperatorError, printable
+from fairlead.base.errors import FairleadError, OperatorError, Refused, printable
 from fairlead.base.files import make_private_folder, read_private, write_private
 from fairlead.base.sockets import holder
-from fairlead.cluster.members import Calls, Status, status
-from fairlead.pki.certificate import der_of, member_name
+from fairlead.cluster.members import Calls, Status, abreast, status
+from fairlead.pki.certificate import ders_of, member_name
 from fairlead.pki.verify import client_context
 
 CLIENT_PORT = 2379
@@ -143,26 +145,47 @@ def folder(state: Path) -> Path:
 def put_identity(state: Path, certificate_pem: bytes, key_pem: bytes, ca_pem: bytes) -> None:
     """Write what the member proves itself with, and whom it believes. Raises OperatorError.
 
-    A new certificate and key count from the next handshake; another CA from the next start.
+    A new certificate and key count from the next handshake; other CAs from the next start.
     """
     make_private_folder(folder(state))
     write_private(folder(state) / "ca.pem", ca_pem)
     write_private(folder(state) / "member.pem", certificate_pem + key_pem)
 
 
+def certificate(state: Path) -> bytes:
+    """What the member proves itself with, PEM; its key follows. Raises OperatorError FL-ETCD-IDENTITY."""
+    try:
+        return read_private(folder(state) / "member.pem")
+    except FileNotFoundError:
+        raise _no_identity(state) from None
+
+
+def trusted(state: Path) -> Sequence[bytes]:
+    """The CAs (DER) whose members are believed. Raises OperatorError FL-ETCD-IDENTITY, or that of a file in disorder.
+    """
+    try:
+        return ders_of(read_private(folder(state) / "ca.pem"))
+    except (FileNotFoundError, Refused):
+        raise _no_identity(state) from None
+
+
 def member_context(state: Path) -> ssl.SSLContext:
     """For connections to members, as a member. Raises OperatorError FL-ETCD-IDENTITY, or that of a file in disorder."""
     pair = folder(state) / "member.pem"
     try:
-        context = client_context([der_of(read_private(folder(state) / "ca.pem"))])
+        context = client_context(trusted(state))
         read_private(pair)
         context.load_cert_chain(pair)
     except (FileNotFoundError, ssl.SSLError, FairleadError) as error:
         if isinstance(error, OperatorError):
             raise
-        raise OperatorError("FL-ETCD-IDENTITY", f"{folder(state)} has no certificate and key that can be used",
-                            "have them made anew") from None
+        raise _no_identity(state) from None
     return context
+
+
+def _no_identity(state: Path) -> OperatorError:
+    return OperatorError("FL-ETCD-IDENTITY", f"{folder(state)} has no certificate and key that can be used",
+                         "have them made anew")
 
 
 def arguments(state: Path, plan: Plan) -> Sequence[str]:
@@ -226,6 +249,8 @@ class Etcd:
         self._silent = ""
         self._last = ""
         self._removed = False
+        self._trusts: Sequence[bytes] = ()
+        self._asked_to_end = False
         self._said: dict[str, float] = {}
 
     @property
@@ -266,6 +291,36 @@ class Etcd:
             tasks.create_task(self._keep(), name="etcd")
             tasks.create_task(self._look(), name="etcd's health")
 
+    @property
+    def stale(self) -> bool:
+        """Whether the process that runs trusts other CAs than those that lie there now. Raises as `trusted`."""
+        return self._process is not None and set(self._trusts) != set(trusted(self._state))
+
+    async def restart(self) -> None:
+        """Have another process in the place of the one that runs; return when it serves and lacks nothing.
+
+        The caller sees that no other member does so meanwhile.
+        """
+        process = self._process
+        if process is not None:
+            self._asked_to_end = True
+            log.info("etcd.restart", pid=process.pid)
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()  # it gives the lead away first
+            try:
+                async with asyncio.timeout(STOP_S):
+                    await process.wait()
+            except TimeoutError:
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+                await process.wait()
+        while True:
+            await self.ready()
+            try:
+                return await abreast(self._own)
+            except FairleadError:
+                await asyncio.sleep(POLL_S)
+
     async def ready(self) -> Status:
         """Wait until the member answers and follows a leader, for as long as that takes."""
         while True:
@@ -303,6 +358,9 @@ class Etcd:
             except OSError as error:  # no descriptors, no memory
                 self._report(f"this node's etcd cannot be started: {error.strerror} [FL-ETCD-DOWN]", "FL-ETCD-DOWN")
             else:
+                if self._asked_to_end:
+                    self._asked_to_end = False
+                    continue
                 if time.monotonic() - started > STEADY_S:
                     self._delay.reset()
                 code, remedy = ("FL-ETCD-REMOVED", "this node is no member any more: have it join anew") \
@@ -318,6 +376,7 @@ class Etcd:
         """One life, from start to end; how it ended."""
         self._last = "it said nothing"
         self._removed = False
+        self._trusts = trusted(self._state)  # before etcd reads them: rather one restart too many
         self._process = process = await asyncio.create_subprocess_exec(
             sys.executable, "-I", "-S", leash.__file__, str(os.getpid()), str(self._binary),
             *arguments(self._state, self._plan), env=environment(), cwd="/", start_new_session=True,  # no Ctrl-C for it

@@ -26,6 +26,7 @@ COMPACT_S = 60.0
 CHANGE_S = 10.0
 """A change of members waits until a majority has it."""
 
+_NO_KEY = "AA=="  # base64 of a nought, with which no key of ours begins
 _UNSETTLED = "etcdserver: unhealthy cluster"
 _ALARM = re.compile(r"memberID:(\d+) alarm:([A-Z]+)")
 
@@ -191,6 +192,11 @@ async def status(calls: Calls) -> Status:
         learner=answer.get("isLearner") is True,
         alarms=[Alarm(int(match[1]), match[2]) for match in found.values() if match],
         errors=[error for error, match in found.items() if not match])
+
+
+async def abreast(calls: Calls) -> None:
+    """Return when the one member behind *calls* has all that was decided before. Raises StoreUnavailable."""
+    await _call(calls, "kv/range", {"key": _NO_KEY, "keys_only": True})  # it asks the leader how far it has to be
 
 
 async def defragment(calls: Calls) -> None:

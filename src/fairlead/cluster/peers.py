@@ -7,6 +7,7 @@ Rules, and what each stops:
    it was done is not known then (`StoreUnavailable` says so); every operation may be repeated.
 3. A refusal travels with its code, and is raised where it was asked for, as if it had been decided there. A fault of
    the other side's own does not travel: it is that side's log that has it.
+4. Who speaks no version of the link that this one speaks is asked nothing, and named with what each speaks.
 """
 
 import asyncio
@@ -19,9 +20,10 @@ import structlog
 
 from fairlead.base.clock import LAST_INSTANT, SECOND, Clock
 from fairlead.base.errors import FairleadError, Refused
-from fairlead.link import frames
+from fairlead.link import frames, spoken
 from fairlead.link.controllers import SUBSYSTEM, Question, Reply, question_from, reply_from
 from fairlead.link.messages import PlanController
+from fairlead.link.spoken import Spoken
 from fairlead.store.protocol import StoreUnavailable
 from fairlead.transport.channel import Channel
 from fairlead.transport.peer import Peer
@@ -56,6 +58,8 @@ class Peers:
         self._clock = clock
         self._lines: dict[str, _Line] = {}
         self._numbers = itertools.count()
+        self._refused: dict[str, str] = {}
+        """By name: why it is not spoken with."""
         self._readings: dict[str, tuple[float, int]] = {}
         """By name: when it was last asked, and how far ahead of this machine's monotonic time its clock is then,
         seconds and microseconds."""
@@ -75,6 +79,11 @@ class Peers:
         behind = round(now * SECOND) - self._clock.now()
         return {name: (reading + behind) / SECOND for name, (at, reading) in self._readings.items()
                 if now - at < KEPT_S}
+
+    @property
+    def problems(self) -> list[str]:
+        """Controllers that speak no version of the link that this one does, one line each."""
+        return [words for _, words in sorted(self._refused.items())]
 
     async def talk(self, controller: PlanController, tunnel: Tunnel) -> None:
         """Be able to ask *controller* until the connection ends. Raises FairleadError."""
@@ -130,6 +139,15 @@ class Peers:
             except FairleadError:
                 tunnel.close("the Controller does not answer")
                 return
+            try:
+                spoken.both(spoken.told(answer.get("speaks")), name)
+            except Refused as refusal:
+                if self._refused.get(name) != (words := refusal.line()):
+                    self._refused[name] = words
+                    log.error("peer.version", peer=name, code=refusal.code, reason=refusal.message)
+                tunnel.close(refusal.message)
+                return
+            self._refused.pop(name, None)
             now = answer.get("now")
             if type(now) is not int or not 0 <= now < LAST_INSTANT:
                 tunnel.close("the Controller does not know the time")
@@ -148,7 +166,9 @@ async def converse(answer: Answer, clock: Clock, peer: Peer, channel: Channel) -
 
     async def serve(question: Question) -> None:
         try:
-            result = {"now": clock.now()} if question.op == "time" else await answer(peer, question.op, question.fields)
+            spoken.both(Spoken(question.v, question.v), peer.node)
+            result = ({"now": clock.now(), "speaks": [spoken.OURS.lowest, spoken.OURS.highest]}
+                      if question.op == "time" else await answer(peer, question.op, question.fields))
             reply = Reply(id=question.id, result=result)
         except FairleadError as refusal:
             reply = Reply.refusing(question.id, refusal)

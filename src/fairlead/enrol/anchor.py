@@ -12,7 +12,7 @@ from uuid import UUID
 
 from fairlead.base.errors import Refused
 from fairlead.keys.ssh import KeyRefused, PublicKey
-from fairlead.keys.wire import sha256, string, u32
+from fairlead.keys.wire import Reader, sha256, string, u32
 from fairlead.nodes.name import is_name
 
 LABEL = b"fairlead-anchor-v1"
@@ -88,31 +88,6 @@ class Anchor:
         return frozenset(c.host_key for c in self.controllers if c.name == controller)
 
 
-class _Reader:
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._at = 0
-
-    def u32(self) -> int:
-        return int.from_bytes(self._take(4), "big")
-
-    def string(self) -> bytes:
-        return self._take(self.u32())
-
-    def text(self) -> str:
-        return self.string().decode("utf-8")
-
-    def ended(self) -> bool:
-        return self._at == len(self._data)
-
-    def _take(self, size: int) -> bytes:
-        piece = self._data[self._at:self._at + size]
-        if len(piece) != size:
-            raise ValueError("cut off")
-        self._at += size
-        return piece
-
-
 def decode(data: bytes, pin: bytes) -> Anchor:
     """The anchor of its bytes, fetched from anywhere: nothing is parsed before the hash is *pin*.
 
@@ -122,24 +97,17 @@ def decode(data: bytes, pin: bytes) -> Anchor:
         raise Refused("FL-ANCHOR-PIN", "what answered is not the cluster that the token names",
                       "check the Controller's address; somebody may be in between")
     try:
-        reader = _Reader(data)
+        reader = Reader(data)
         if reader.string() != LABEL:
             raise ValueError("another label")
         uuid = UUID(bytes=reader.string())
-        versions = tuple(reader.u32() for _ in range(_few(reader.u32(), MOST_VERSIONS)))
-        certificates = tuple(reader.string() for _ in range(_few(reader.u32(), MOST_CERTIFICATES)))
+        versions = tuple(reader.u32() for _ in reader.few(MOST_VERSIONS))
+        certificates = tuple(reader.string() for _ in reader.few(MOST_CERTIFICATES))
         controllers = tuple(
             AnchorController(reader.text(), reader.text(), reader.u32(), reader.text(),
                              PublicKey.from_blob(reader.string()))
-            for _ in range(_few(reader.u32(), MOST_CONTROLLERS)))
-        if not reader.ended():
-            raise ValueError("bytes after its end")
+            for _ in reader.few(MOST_CONTROLLERS))
+        reader.end()
     except (KeyRefused, ValueError) as error:
         raise Refused("FL-ANCHOR", f"the anchor is damaged: {error}") from error
     return Anchor(uuid, versions, certificates, controllers).checked()
-
-
-def _few(count: int, most: int) -> int:
-    if count > most:
-        raise ValueError(f"{count} entries, {most} are allowed")
-    return count

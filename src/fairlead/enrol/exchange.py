@@ -26,6 +26,7 @@ from fairlead.base import strict
 from fairlead.base.errors import Refused
 from fairlead.enrol.anchor import Anchor
 from fairlead.enrol.token import NAMESPACE as TOKEN_NAMESPACE
+from fairlead.keys.known import host_keys
 from fairlead.keys.ssh import SIGNATURE_BYTES, KeyRefused, PrivateKey, PublicKey
 from fairlead.keys.wire import b64, from_b64, sha256, string, u32
 from fairlead.link.messages import InternalAddress, Port
@@ -225,6 +226,13 @@ class CoreController(BaseModel):
     user_key: str
     node_id: str = ""
     """Whom signed calls name."""
+    next_host_key: Annotated[str, AfterValidator(lambda line: line and PublicKey.from_line(line).line)] = ""
+    """The one that follows `host_key`, while it changes: the cluster's word, as in a plan."""
+
+    @property
+    def host_keys(self) -> tuple[PublicKey, ...]:
+        """Those by which it is known."""
+        return host_keys(self)
 
 
 class Core(BaseModel):
@@ -242,6 +250,8 @@ class Core(BaseModel):
     commit_within_s: int = Field(ge=0, lt=2**31)
     server_time: str
     controllers: list[CoreController] = Field(min_length=1, max_length=8)
+    trust: list[str] = Field(default=[], max_length=1)
+    """The newest trust statement, for a node that has none yet."""
 
     def encode(self) -> bytes:
         """The exact bytes that are signed and sent."""

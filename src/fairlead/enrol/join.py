@@ -42,7 +42,7 @@ from fairlead.enrol.token import Token
 from fairlead.enrol.trust import FILE as TRUST_FILE
 from fairlead.enrol.trust import HOST_KEY, KEYS, USER_KEY, Trust, load, save_key
 from fairlead.keys.seal import new_recipient, recipient_public
-from fairlead.keys.ssh import PrivateKey, PublicKey
+from fairlead.keys.ssh import PrivateKey
 from fairlead.keys.wire import b64, from_b64, sha256
 from fairlead.link import frames
 from fairlead.nodes.node import USERS, Endpoint
@@ -208,11 +208,14 @@ class Joiner:
                 if error.code != "FL-SSH-REFUSED" or asked_again:
                     raise
                 pending.core, asked_again = "", True  # the portal says why: frozen, expired, revoked, or all is well
-        return Trust(
+        trust = Trust(
             cluster_uuid=bundle.anchor.cluster_uuid, node=core.node, node_id=core.node_id, role=core.role,
             user=core.user, internal_address=core.internal_address,
             ca_certificates=[b64(der) for der in bundle.anchor.ca_certificates],
             tls_name=bundle.anchor.controllers[0].tls_name, controllers=core.controllers)
+        with contextlib.suppress(Refused):  # of a cluster that is newer than this software: the link brings it
+            trust = trust.after(core.trust)
+        return trust
 
     async def _exchange(self, bundle: Bundle, host: PrivateKey, user: PrivateKey,
                         deadline: float) -> tuple[str, int]:
@@ -328,10 +331,10 @@ class Joiner:
 
     async def _commit_with(self, controller: exchange.CoreController, message: dict[str, object], role: Role,
                            user: PrivateKey) -> None:
-        host_key = PublicKey.from_line(controller.host_key)
+        host_keys = controller.host_keys
         peer = Peer(node_id="", node=controller.name, role="controller", user=USERS[role], standing="active",
-                    fingerprint=host_key.fingerprint)
-        tunnel = await dial(controller.address, controller.ssh_port, peer=peer, key=user, host_keys=[host_key],
+                    fingerprint=host_keys[0].fingerprint)
+        tunnel = await dial(controller.address, controller.ssh_port, peer=peer, key=user, host_keys=host_keys,
                             keepalive=Keepalive(), clock=self.clock, way=Stock())
         try:
             async with asyncio.timeout(COMMIT_S):

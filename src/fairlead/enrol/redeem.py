@@ -151,11 +151,14 @@ class Office:
 
     cluster_uuid: UUID
     name: str
-    host_key: PrivateKey
+    host_key: Callable[[], PrivateKey]
+    """The one that signs now."""
     anchor: Callable[[], Anchor]
     """The anchor as it is now."""
     margin: int = 0
     """Microseconds before a deadline at which a transaction must have taken effect; 0 with a single writer."""
+    trust: Callable[[], list[str]] = list
+    """The newest trust statement, if there is one."""
     fence: Fence = unfenced
     """What every change of a token's state compares besides; none with a single writer."""
 
@@ -286,12 +289,12 @@ class Enrolment:
 
         *presented*: whether this portal presents, or presented within a minute, the certificate with that hash.
         """
-        asked = Asked(presented, self.office.name, self.office.host_key.public)
+        asked = Asked(presented, self.office.name, self.office.host_key().public)
         return self.reply(submission, await self.decide(submission, source, asked))
 
     def reply(self, submission: Submission, core: bytes) -> bytes:
         """The reply body that brings *core*, signed by this Controller."""
-        return answer(core, submission.transcript(self.office.cluster_uuid), self.office.name, self.office.host_key)
+        return answer(core, submission.transcript(self.office.cluster_uuid), self.office.name, self.office.host_key())
 
     async def decide(self, submission: Submission, source: str, asked: "Asked") -> bytes:
         """The core that answers a join request, for `reply` at the portal that was *asked*. Raises as `exchange`."""
@@ -717,12 +720,13 @@ class Enrolment:
         controllers = [
             CoreController(name=c.name, address=address, portal_port=portal_port,
                            ssh_port=c.endpoint.ssh_port, internal_address=c.internal_address, host_key=c.host_key,
-                           user_key=c.user_key, node_id=c.id)
+                           user_key=c.user_key, node_id=c.id, next_host_key=c.next_host_key)
             for c in self._directory.controllers() if c.endpoint for address, portal_port in c.endpoint.places]
         return Core.model_validate({
             "v": 1, "result": result, "node": node.name, "node_id": node.id, "role": node.role, "user": node.user,
             "internal_address": node.internal_address, "keys_hash": keys_hash, "commit_within_s": within,
-            "server_time": rfc3339(now), "controllers": [c.model_dump() for c in controllers[:8]]})
+            "server_time": rfc3339(now), "controllers": [c.model_dump() for c in controllers[:8]],
+            "trust": self.office.trust()})
 
 
 def _used_key(key: PublicKey) -> Refused:

@@ -6,6 +6,8 @@ pinned host key signed it, refusals too: nobody in between can tell a node that 
 Join protocol, section 11.
 """
 
+import contextlib
+import itertools
 import json
 import re
 import secrets
@@ -17,7 +19,7 @@ from fairlead.client.https import Outgoing, authority, request
 from fairlead.enrol import exchange
 from fairlead.enrol.trust import Trust
 from fairlead.keys import http
-from fairlead.keys.ssh import PrivateKey, PublicKey
+from fairlead.keys.ssh import PrivateKey
 from fairlead.keys.wire import from_b64
 from fairlead.pki.verify import PortalTrust
 
@@ -37,14 +39,14 @@ async def call(trust: Trust, key: PrivateKey, now: int, operation: dict[str, Any
     answers.
     """
     failure: FairleadError = OperatorError("FL-PEER-UNREACHABLE", "no Controller is known")
-    for controller in trust.controllers:
+    for controller, name in itertools.product(trust.controllers, trust.portal_names):
         try:
             try:
-                return await _ask(trust, controller, key, now, operation)
+                return await _ask(trust, controller, key, now, operation, name)
             except Answer as stale:
                 if stale.code != "FL-SIG-STALE":
                     raise
-                return await _ask(trust, controller, key, stale.created * SECOND, operation)
+                return await _ask(trust, controller, key, stale.created * SECOND, operation, name)
         except Answer:
             raise
         except FairleadError as error:
@@ -58,9 +60,9 @@ async def reread(trust: Trust, key: PrivateKey, now: int) -> exchange.Core:
 
 
 async def _ask(trust: Trust, controller: exchange.CoreController, key: PrivateKey, now: int,
-               operation: dict[str, Any]) -> dict[str, Any]:
+               operation: dict[str, Any], name: str) -> dict[str, Any]:
     portal = PortalTrust([from_b64(der) for der in trust.ca_certificates])
-    host = authority(trust.tls_name)
+    host = authority(name)
     url = f"https://{host}{exchange.PATH}"
     body = json.dumps(operation, separators=(",", ":")).encode()
     headers = http.sign_request("POST", url, body, "application/json", key=key,
@@ -68,14 +70,20 @@ async def _ask(trust: Trust, controller: exchange.CoreController, key: PrivateKe
                                 nonce=secrets.token_bytes(16))
 
     def build(certificate: bytes) -> Outgoing:
-        portal.check(certificate, trust.tls_name)
+        portal.check(certificate, name)
         return Outgoing("POST", exchange.PATH, {"host": host, **headers}, body)
 
-    answer = await request(controller.address, controller.portal_port, portal.context(), trust.tls_name, build,
+    answer = await request(controller.address, controller.portal_port, portal.context(), name, build,
                            most=exchange.MOST_REPLY_BYTES)
     asked = http.Request("POST", url, list(headers.items()), body)
-    http.verify_response(http.Response(answer.status, list(answer.headers), answer.body), asked,
-                         PublicKey.from_line(controller.host_key))
+    response = http.Response(answer.status, list(answer.headers), answer.body)
+    *others, last = controller.host_keys
+    for host_key in others:
+        with contextlib.suppress(Refused):
+            http.verify_response(response, asked, host_key)
+            break
+    else:
+        http.verify_response(response, asked, last)
     fields: dict[str, Any] = json.loads(answer.body)
     if answer.status != 200:
         created = re.search(r";created=([0-9]{1,12});", dict(answer.headers).get("signature-input", ""))

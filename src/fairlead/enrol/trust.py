@@ -3,6 +3,7 @@
 Nothing in it is secret; the keys lie beside it.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 from uuid import UUID
@@ -13,6 +14,8 @@ from fairlead.base.errors import OperatorError
 from fairlead.base.files import read_private, write_private
 from fairlead.enrol.exchange import CoreController
 from fairlead.keys.ssh import KeyRefused, PrivateKey
+from fairlead.keys.wire import b64, from_b64
+from fairlead.pki import statement as statements
 
 FILE = "trust.json"
 KEYS = "keys"
@@ -35,6 +38,12 @@ class Trust(BaseModel):
     """Base64 of DER."""
     tls_name: str
     controllers: list[CoreController]
+    tls_names: list[str] = []
+    """Further names that a portal's certificate may carry, while one takes the place of the other."""
+    roots: list[str] = []
+    """Base64 of DER: whose signature the next trust statement needs. Empty before the first."""
+    statement: int = 0
+    """The number of the trust statement that is followed."""
     removed: bool = False
     """The cluster has told this node that it is no longer a part of it."""
 
@@ -45,6 +54,31 @@ class Trust(BaseModel):
     def but(self, **changes: Any) -> "Trust":
         """A copy with *changes*."""
         return self.model_validate(self.model_dump() | changes)
+
+
+    @property
+    def portal_names(self) -> list[str]:
+        """Each name that a portal's certificate may carry."""
+        return list(dict.fromkeys((self.tls_name, *self.tls_names)))
+
+    def after(self, texts: Sequence[str]) -> "Trust":
+        """What is believed after the trust statements *texts*; itself, where they bring nothing newer.
+
+        Raises Refused FL-TRUST-...: then nothing of them counts.
+        """
+        found = statements.follow(self.cluster_uuid, self.statement, [from_b64(root) for root in self.roots], texts)
+        if found is None:
+            return self
+        content = found.content
+        return self.but(
+            statement=found.number, roots=[b64(root) for root in content.roots],
+            ca_certificates=[b64(der) for der in content.portal_certificates], tls_name=content.portal_names[0],
+            tls_names=list(content.portal_names[1:]),
+            controllers=[CoreController(
+                name=c.name, address=address, portal_port=port, ssh_port=c.ssh_port,
+                internal_address=c.internal_address, host_key=c.host_keys[0].line, user_key=c.user_key.line,
+                node_id=c.node_id, next_host_key="".join(key.line for key in c.host_keys[1:])).model_dump()
+                for c in content.controllers for address, port in c.places])
 
 
 def load(state: Path) -> Trust:

@@ -20,6 +20,45 @@ def u32(value: int) -> bytes:
     return struct.pack(">I", value)
 
 
+class Reader:
+    """What `string` and `u32` have written, field by field. Each raises ValueError where it is cut off."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._at = 0
+
+    def u32(self) -> int:
+        """A number."""
+        return int.from_bytes(self._take(4), "big")
+
+    def few(self, most: int) -> range:
+        """As many turns as the number says that stands next, at most *most*. Raises ValueError."""
+        count = self.u32()
+        if count > most:
+            raise ValueError(f"{count} entries, {most} are allowed")
+        return range(count)
+
+    def string(self) -> bytes:
+        """Bytes."""
+        return self._take(self.u32())
+
+    def text(self) -> str:
+        """UTF-8."""
+        return self.string().decode("utf-8")
+
+    def end(self) -> None:
+        """Nothing more may follow. Raises ValueError."""
+        if self._at != len(self._data):
+            raise ValueError("bytes after its end")
+
+    def _take(self, size: int) -> bytes:
+        piece = self._data[self._at:self._at + size]
+        if len(piece) != size:
+            raise ValueError("cut off")
+        self._at += size
+        return piece
+
+
 def sha256(data: bytes) -> bytes:
     """SHA-256, 32 bytes."""
     return hashlib.sha256(data).digest()

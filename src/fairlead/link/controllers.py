@@ -9,9 +9,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fairlead.base.errors import FairleadError, Refused
+from fairlead.link.spoken import OURS
 
 SUBSYSTEM = "fairlead-controller"
-VERSION = 1
 
 
 class _Message(BaseModel):
@@ -21,7 +21,7 @@ class _Message(BaseModel):
 class Question(_Message):
     """Do *op* with *fields*."""
 
-    v: int = VERSION
+    v: int = OURS.lowest
     id: int = Field(ge=0, lt=2**63)
     op: str = Field(max_length=32)
     fields: dict[str, Any] = Field(default_factory=dict, repr=False)

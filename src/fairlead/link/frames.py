@@ -13,12 +13,14 @@ from fairlead.base.errors import Refused
 MOST_BYTES = 4 * 1024 * 1024
 """A plan that names every node of a large cluster fits; nothing else comes near."""
 MOST_COMMIT_BYTES = 4 * 1024
-"""Frames of the subsystem ``fairlead-join`` (join protocol, section 7)."""
+"""Frames of the subsystem ``fairlead-join`` (join protocol, section 7), and the first ones of others."""
+
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
 
 
 def encode(message: dict[str, Any]) -> bytes:
     """The frame of *message*."""
-    body = json.dumps(message, separators=(",", ":")).encode()
+    body = _ENCODER.encode(message).encode()
     return struct.pack(">I", len(body)) + body
 
 
@@ -26,7 +28,8 @@ class Decoder:
     """Frames out of chunks of any size."""
 
     def __init__(self, most: int = MOST_BYTES) -> None:
-        self._most = most
+        self.most = most
+        """Bytes of a frame; may become more."""
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> list[dict[str, Any]]:
@@ -35,8 +38,8 @@ class Decoder:
         messages = []
         while len(self._buffer) >= 4:
             (size,) = struct.unpack_from(">I", self._buffer)
-            if size > self._most:
-                raise Refused("FL-LINK-FRAME", f"a frame of {size} bytes, {self._most} are allowed")
+            if size > self.most:
+                raise Refused("FL-LINK-FRAME", f"a frame of {size} bytes, {self.most} are allowed")
             if len(self._buffer) < 4 + size:
                 break
             messages.append(_object(bytes(self._buffer[4:4 + size])))

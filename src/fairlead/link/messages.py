@@ -1,33 +1,55 @@
 """What an engine and a Controller say to each other over the link, the subsystem ``fairlead-engine``. Pure.
 
 Who speaks is known from the connection's key; no message carries an identity. Unknown kinds are refused: both sides
-say in their first message which version they speak.
+say in their first message which version they speak (`link.spoken`).
 """
 
 from ipaddress import IPv4Address
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    TypeAdapter,
+    ValidationError,
+    model_serializer,
+)
 
 from fairlead.base.clock import LAST_INSTANT
 from fairlead.base.errors import Refused
+from fairlead.keys.known import host_keys
+from fairlead.keys.ssh import PublicKey
 from fairlead.link import metrics
 from fairlead.link.documents import MOST_BYTES, MOST_DOCUMENTS
+from fairlead.link.report import Identifier, Report
+from fairlead.link.report import Version as SoftwareVersion
+from fairlead.link.trust import MOST_BYTES as MOST_STATEMENT
+from fairlead.link.trust import MOST_CHAIN
 
 SUBSYSTEM = "fairlead-engine"
-VERSION = 1
 KEEPS_HEADS = "heads/1"
 """In what an engine says of its software: it keeps heads of audit logs, and tells them. Who does not say so is sent
 none, since it would not understand; a Controller that does not look for it never asks."""
 TAKES_DOCUMENTS = "documents/1"
 """The same of configuration documents."""
 TAKES_COMMANDS = "commands/1"
+PINS_BOTH = "host-keys/1"
+"""It pins both host keys of a Controller that changes its own; others are told of one."""
 SHOWS_JOURNAL = "journal/1"
 """It shows where its own journal ends, to Controllers that ask for it."""
 MOST_RESULT = 1024 * 1024
 """Characters of what a command brings."""
 REPORTS_METRICS = "metrics/1"
 """The same of numbers of its own."""
+FOLLOWS_TRUST = "trust/1"
+"""It follows trust statements."""
+UPGRADES = "upgrade/1"
+"""It changes its version when a Controller offers it one, if it finds it good."""
+TAKES_KEYS = "keys/1"
+"""It makes its own next user key when a rotation asks for it."""
 MOST_HEADS = 512
 """That an engine tells: fewer than it keeps, of a cluster that makes all it can."""
 
@@ -47,6 +69,7 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 InternalAddress = Annotated[str, AfterValidator(_ipv4)]
 Name = Annotated[str, Field(pattern="^[a-z0-9-]{1,63}$")]
 """Loosely a node's or a service's: it stands in a hosts file."""
+Fingerprint = Annotated[str, Field(pattern="^SHA256:[A-Za-z0-9+/]{43}$")]
 Digest = Annotated[str, Field(pattern="^([0-9a-f]{64})?$")]
 Problems = Annotated[list[Annotated[str, Field(max_length=500)]], Field(max_length=100)]
 
@@ -70,6 +93,20 @@ class PlanController(_Message):
     internal_address: InternalAddress
     host_key: str
     user_key: str
+    next_host_key: str = ""
+    """The one that follows `host_key`, while it changes; left out for readers of an older version."""
+
+    @model_serializer(mode="wrap")
+    def _serialised(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = plain(self)
+        if not self.next_host_key:
+            del fields["next_host_key"]
+        return fields
+
+    @property
+    def host_keys(self) -> tuple[PublicKey, ...]:
+        """Those that may answer. Raises KeyRefused."""
+        return host_keys(self)
 
 
 class PlanReach(_Message):
@@ -321,6 +358,29 @@ class MetricsWanted(_Message):
     """Perhaps some that the engine does not know."""
 
 
+class TrustOffered(_Message):
+    """Controller: the newest trust statement has this number."""
+
+    kind: Literal["trust-offered"] = "trust-offered"
+    number: Count
+
+
+class Trusting(_Message):
+    """Engine: it follows the statement of this number (0: none), and why none that came after it."""
+
+    kind: Literal["trusting"] = "trusting"
+    number: Count
+    code: str = Field(default="", max_length=64)
+    words: str = Field(default="", max_length=1000)
+
+
+class TrustStatements(_Message):
+    """Controller: the statements after the one that the engine follows, in order."""
+
+    kind: Literal["trust-statements"] = "trust-statements"
+    texts: Annotated[list[Annotated[str, Field(max_length=2 * MOST_STATEMENT)]], Field(max_length=MOST_CHAIN)]
+
+
 class Metrics(_Message):
     """Engine: those of the numbers that were asked for which it has."""
 
@@ -328,10 +388,80 @@ class Metrics(_Message):
     values: dict[metrics.Name, metrics.Value]
 
 
+class NextKeyWanted(_Message):
+    """Controller: make your next user key for that rotation, and show it; the same again, if there is one already."""
+
+    kind: Literal["next-key-wanted"] = "next-key-wanted"
+    rotation: str = Field(min_length=1, max_length=64)
+
+
+class NextKey(_Message):
+    """Engine: this is it, with the proofs of `enrol.next_key`."""
+
+    kind: Literal["next-key"] = "next-key"
+    rotation: str = Field(min_length=1, max_length=64)
+    key: str = Field(max_length=128)
+    user_proof: str = Field(max_length=128)
+    host_proof: str = Field(max_length=128)
+
+
+class UserKeys(_Message):
+    """Controller: dial with this one of your keys, and prove it on the connections to me; these others are revoked."""
+
+    kind: Literal["user-keys"] = "user-keys"
+    use: Fingerprint
+    revoked: Annotated[list[Fingerprint], Field(max_length=8)] = Field(default_factory=list)
+
+
+class UsingKey(_Message):
+    """Engine: so it is, on all connections to this Controller. Which keys it has besides, in use or not."""
+
+    kind: Literal["using-key"] = "using-key"
+    fingerprint: Fingerprint
+    held: Annotated[list[Fingerprint], Field(max_length=8)] = Field(default_factory=list)
+
+
+class KeyTrouble(_Message):
+    """Engine: what it was told of keys it cannot do."""
+
+    kind: Literal["key-trouble"] = "key-trouble"
+    code: str = Field(max_length=64)
+    words: str = Field(max_length=1000)
+
+
+class UpgradeWanted(_Message):
+    """Controller: say how you stand; and where there is an *id*, have this bundle, and run its version if it is good.
+
+    *back*: run the version of before again, which is named for that you ran no other.
+    """
+
+    kind: Literal["upgrade-wanted"] = "upgrade-wanted"
+    id: Identifier = ""
+    version: SoftwareVersion = ""
+    sha256: Digest = ""
+    size: Count = 0
+    back: bool = False
+
+
+class UpgradeRoot(_Message):
+    """Controller: by this root bundles are verified. It is the first that counts; no Controller changes it."""
+
+    kind: Literal["upgrade-root"] = "upgrade-root"
+    root: str = Field(max_length=64 * 1024)
+
+
+class UpgradeStanding(_Message):
+    """Engine: so it stands; at each change, once a Controller has asked."""
+
+    kind: Literal["upgrade-standing"] = "upgrade-standing"
+    report: Report
+
+
 AnyFromEngine = (Hello | Acknowledge | Heartbeat | Heads | BodyWanted | Holding | Outcome | JournalHead
-                 | JournalHeadsWanted | Metrics)
+                 | JournalHeadsWanted | Metrics | Trusting | NextKey | UsingKey | KeyTrouble | UpgradeStanding)
 AnyFromController = (Welcome | NewPlan | Heartbeat | StreamsWanted | Removed | Frozen | Draining | AuditHead
-                     | HeadsWanted | Assignment | Body | Command | JournalWanted | JournalHeads | MetricsWanted)
+                     | HeadsWanted | Assignment | Body | Command | JournalWanted | JournalHeads | MetricsWanted
+                     | TrustOffered | TrustStatements | NextKeyWanted | UserKeys | UpgradeWanted | UpgradeRoot)
 FromEngine = Annotated[AnyFromEngine, Field(discriminator="kind")]
 FromController = Annotated[AnyFromController, Field(discriminator="kind")]
 

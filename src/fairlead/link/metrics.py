@@ -11,7 +11,8 @@ from pydantic import Field
 
 Name = Literal[
     "cpu_seconds", "resident_bytes", "open_descriptors", "uptime_seconds", "load1", "links", "streams",
-    "stream_bytes_in", "stream_bytes_out", "documents_refused", "problems"]
+    "stream_bytes_in", "stream_bytes_out", "documents_refused", "problems",
+    "spool_bytes", "spool_most_bytes", "spool_dropped_bytes"]
 Value = Annotated[float, Field(ge=0, lt=2**63, allow_inf_nan=False)]
 NAMES: tuple[Name, ...] = get_args(Name)
 
@@ -35,4 +36,8 @@ METRICS: Mapping[Name, Metric] = {
     "stream_bytes_in": Metric("Bytes that streams brought to the engine", counter=True),
     "stream_bytes_out": Metric("Bytes that streams took from the engine", counter=True),
     "documents_refused": Metric("Documents of which the engine refused the last revision"),
-    "problems": Metric("What is not as planned on the engine, lines of its status")}
+    "problems": Metric("What is not as planned on the engine, lines of its status"),
+    "spool_bytes": Metric("Bytes of logs on the engine that no Controller has yet"),
+    "spool_most_bytes": Metric("Bytes of logs that the engine keeps at most"),
+    "spool_dropped_bytes": Metric("Bytes of logs that the engine dropped because no Controller took them in time",
+                                  counter=True)}

@@ -42,7 +42,8 @@ def plan_for(me: Node, nodes: Iterable[Node], services: Iterable[Service], *, ge
         controllers=[PlanController(
             node_id=n.id, name=n.name, addresses=[host for host, _ in n.endpoint.places], ssh_port=n.endpoint.ssh_port,
             portal_port=n.endpoint.portal_port, internal_address=n.internal_address, host_key=n.host_key,
-            user_key=n.user_key) for n in seen if n.role == "controller" and n.endpoint and n.id != me.id],
+            user_key=n.user_key, next_host_key=n.next_host_key)
+            for n in seen if n.role == "controller" and n.endpoint and n.id != me.id],
         reach=[PlanReach(service=r.service.name, owner=r.owner.name, address=r.address, port=r.port)
                for r in reachable(me, seen, declared)],
         serve=[PlanServe(service=s.name, port=s.port, host=s.target_at(me.internal_address)[0],

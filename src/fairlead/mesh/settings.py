@@ -14,6 +14,8 @@ class NodeSettings(Settings):
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
     keepalive_s: float = Field(default=5.0, ge=0.2, le=300)
     """A dead peer is noticed after three times this."""
+    upgrade_trial_s: float = Field(default=60.0, ge=5, le=3600)
+    """In which a version that is new here proves itself, or the one before it runs again."""
 
     @field_validator("view")
     @classmethod

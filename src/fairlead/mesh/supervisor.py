@@ -20,7 +20,8 @@ from fairlead.transport.dialler import Busy
 from fairlead.transport.tunnel import Tunnel
 
 FIRST_DELAY_S = 0.5
-MOST_DELAY_S = 15.0
+MOST_DELAY_S, MOST_UNANSWERED_S = 15.0, 4.0
+"""Where nobody answers, asking costs nothing: a fleet is not to sleep when its Controller has started again."""
 STEADY_S = 5.0
 """A connection that lived this long was a success: the next delay begins small again."""
 CARRIER_WAIT_S = 10.0
@@ -49,7 +50,12 @@ def _pause(delay: FullJitter, error: FairleadError | None) -> float:
     """Seconds until the next try: a moment within the time that a Controller without a place named, or the delay."""
     if isinstance(error, Busy):
         return random.SystemRandom().uniform(0.0, error.after_s)
-    return delay.next()
+    return delay.next(MOST_UNANSWERED_S if error is not None and error.code == "FL-SSH-UNREACHABLE" else MOST_DELAY_S)
+
+
+def _keys(controller: PlanController) -> Sequence[str]:
+    """One of them outlasts each change that is planned: whoever is connected stays so."""
+    return [line for line in (controller.host_key, controller.next_host_key) if line]
 
 
 class Supervisor:
@@ -84,11 +90,15 @@ class Supervisor:
                 route.task = asyncio.get_running_loop().create_task(self._keep(route), name=f"link to {name}")
                 route.task.add_done_callback(self._ended)
             elif route.controller != controller:
-                moved = route.controller.host_key != controller.host_key
+                moved = not {*_keys(route.controller)} & {*_keys(controller)}
                 route.controller = controller
                 if moved:
-                    self._hang_up(route, "the Controller's key changed")
+                    self._hang_up(route, "the Controller's key is another one")
                 route.nudge.set()
+
+    def wanted(self) -> Sequence[PlanController]:
+        """The Controllers that are dialled, as they are known."""
+        return [route.controller for route in self._routes.values()]
 
     @property
     def routes(self) -> list[tuple[PlanController, str, Tunnel | None, Tunnel | None, FairleadError | None]]:
@@ -146,6 +156,16 @@ class Supervisor:
         if route is None or route.state != "up" or route.link is None or route.link.closed.is_set():
             raise no_carrier(name)
         return route.link
+
+    def tunnels(self) -> list[Tunnel]:
+        """Every connection that lives."""
+        return [tunnel for name in self._routes for tunnel in self.tunnels_to(name)]
+
+    def tunnels_to(self, name: str) -> list[Tunnel]:
+        """Every connection to that Controller that lives."""
+        route = self._routes.get(name)
+        return [tunnel for tunnel in ((route.link, route.stream) if route else ())
+                if tunnel is not None and not tunnel.closed.is_set()]
 
     async def drain(self, within_s: float) -> None:
         """Let the streams that are open end, for so long."""

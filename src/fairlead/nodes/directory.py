@@ -190,6 +190,21 @@ class Directory:
         return sorted((n for n in self.nodes.values() if n.role == "controller" and n.state == "up"),
                       key=lambda n: n.name)
 
+    def host_keys(self) -> dict[str, list[PublicKey]]:
+        """By the Controller's name, those that it shows or has shown: what it signed with an earlier one stays said."""
+        names = {node.id: node.name for node in self.controllers()}
+        found = {node.name: list(node.host_keys) for node in self.controllers()}
+        for entry in self.keys.values():
+            if entry.use == "host" and entry.node_id in names:
+                key = PublicKey.from_line(entry.line)
+                if key not in found[names[entry.node_id]]:
+                    found[names[entry.node_id]].append(key)
+        return found
+
+    def hosts(self) -> list[str]:
+        """Where the Controllers that are up are found: names and addresses, each once."""
+        return sorted({host for node in self.controllers() if node.endpoint for host, _ in node.endpoint.places})
+
     def free_address(self, role: str, now: int) -> tuple[str, int | None] | None:
         """The lowest address for *role* that has rested, with the revision of its entry, or else that nobody has had.
 

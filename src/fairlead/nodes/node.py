@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from fairlead.base.errors import Refused, printable
+from fairlead.keys.known import host_keys
+from fairlead.keys.ssh import PublicKey
 
 Role = Literal["controller", "engine"]
 State = Literal["joining", "up", "frozen", "removed"]
@@ -51,6 +53,22 @@ class Node:
     tenant: str = ""
     drained: bool = False
     """Nothing new begins at it or from it; what is there goes on."""
+    next_host_key: str = ""
+    """The host key that follows, while a Controller's changes: both count."""
+    next_key: str = ""
+    """The user key that takes the place of `user_key`; it may log in already (`nodes.user_keys`)."""
+    last_key: str = ""
+    """The user key before, until the node uses the new one; it may still log in."""
+
+    @property
+    def user_keys(self) -> tuple[str, ...]:
+        """All that may log in, the one in use first."""
+        return tuple(line for line in (self.user_key, self.next_key, self.last_key) if line)
+
+    @property
+    def host_keys(self) -> tuple[PublicKey, ...]:
+        """Those that it may show and sign with now."""
+        return host_keys(self)
 
     @property
     def learning(self) -> bool:
@@ -80,3 +98,10 @@ def split_address(text: str, default_port: int) -> tuple[str, int]:
     if not _HOST.fullmatch(host) or not _PORT.fullmatch(port) or not 1 <= int(port) <= 65535:
         raise Refused("FL-ADDRESS", f"{printable(text, 80)!r} is no address", "use HOST, HOST:PORT or [IPV6]:PORT")
     return host, int(port)
+
+
+def engine_named(found: Node | None, name: str) -> Node:
+    """What was *found* by that *name*, if it is an engine. Raises Refused FL-NODE-UNKNOWN."""
+    if found is None or found.role != "engine":
+        raise Refused("FL-NODE-UNKNOWN", f"there is no engine {printable(name, 80)!r}", "see `fairlead node list`")
+    return found

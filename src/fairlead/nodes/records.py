@@ -19,6 +19,10 @@ CLUSTER_KEYS = "cluster/key/"
 """The cluster key as each Controller's own key opens it."""
 API_CERTIFICATES = "pki/certificate/System-Default-Portal-Cert/"
 """What each Controller's API presents, once the first one's certificate does not name its addresses; sealed."""
+EXPIRY = "expiry/"
+"""Of which certificates it is on record that they come near their end; below a node's id: of its own."""
+TOLD = "told/"
+"""What each Controller says of itself, by its id (`controller.telling`)."""
 SERVICES_CHANGED = "services-changed"
 """Rewritten with every change of a service, so that of two declarations at once one sees the other."""
 MENTIONS = "mentions/"
@@ -27,7 +31,8 @@ MENTIONS = "mentions/"
 
 def secrets_of(node_id: str) -> Sequence[str]:
     """Keys of what is in the store for one Controller alone, and goes with it."""
-    return CLUSTER_KEYS + node_id, API_CERTIFICATES + node_id
+    return CLUSTER_KEYS + node_id, API_CERTIFICATES + node_id, TOLD + node_id, *(
+        f"{EXPIRY}{node_id}/{name}" for name in ("api", "store"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,7 @@ class KeyEntry:
     use: Literal["host", "user"]
     state: Literal["pending", "active", "revoked"]
     token_id: str
+    """The token that brought it, or the rotation."""
     line: str
     """``ssh-ed25519 <base64>``: a removed node's signature can still be told from a stranger's."""
     commit_by: int = 0

@@ -106,7 +106,7 @@ class Registry:
             if address is not None and address_from(address.value).node_id == node.id:
                 compare.append(Unchanged(address.key, address.revision))
                 then.append(Put(address.key, encode(AddressEntry(node.id, "quarantined", now + REST))))
-            for line in (node.host_key, node.user_key):
+            for line in filter(None, (node.host_key, node.next_host_key, *node.user_keys)):
                 key = await self._store.get(KEYS + PublicKey.from_line(line).fingerprint)
                 if key is not None:
                     compare.append(Unchanged(key.key, key.revision))
@@ -126,7 +126,7 @@ class Registry:
             node, stored = await self._read(name)
             if node.state != "frozen":
                 raise Refused("FL-NODE-STATE", f"{name} is {node.state}, not frozen", "there is nothing to release")
-            if fingerprint not in (PublicKey.from_line(k).fingerprint for k in (node.host_key, node.user_key)):
+            if fingerprint not in (PublicKey.from_line(k).fingerprint for k in (node.host_key, *node.user_keys)):
                 raise Refused("FL-NODE-FINGERPRINT", f"the keys of {name} have another fingerprint",
                               f"read it on the machine's console, compare it with `fairlead node show {name}`; if "
                               f"they differ, `fairlead node remove {name}`")

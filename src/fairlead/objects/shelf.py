@@ -161,14 +161,17 @@ class Shelf:
                         await asyncio.sleep(_AGAIN_S)
 
     async def put(self, kind: Kind, item: Item, entry: Entry, *, old: Item | None = None,
-                  compare: Sequence[Compare] = (), last: int | None = None) -> Item:
+                  compare: Sequence[Compare] = (), last: int | None = None,
+                  insist: Callable[[], None] = lambda: None) -> Item:
         """Keep *item*, in place of *old*. Raises Refused FL-OBJECT-EXISTS, FL-OBJECT-STALE.
 
         *compare*: what has to hold besides. *last*: how many of the kind are kept; for a new one the oldest go.
+        *insist*: looks at memory when it holds all changes, and raises Refused for what speaks against it.
         """
         async with self._turn:
             for _ in range(TRIES):
                 marker = await self._as_now()
+                insist()
                 if any(one.name == item.name and one.uuid != item.uuid and one.tenant == item.tenant
                        for one in self.all(kind.path) if item.name):
                     raise Refused("FL-OBJECT-EXISTS", f"{kind.title} {printable(item.name, 80)} already exists",

@@ -37,6 +37,8 @@ INTERNAL = "fairlead.internal"
 BACK_DATED = HOUR
 ROOT_LIFETIME = 3650 * DAY
 SERVER_LIFETIME = 397 * DAY
+MOST_COMMON_NAME = 64
+"""Characters (RFC 5280, appendix A.1)."""
 
 _Extension = TypeVar("_Extension", bound=x509.ExtensionType)
 _LABEL = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
@@ -66,9 +68,10 @@ def store_name(cluster_uuid: UUID) -> str:
 def root_profile(cluster_uuid: UUID, key: EllipticCurvePublicKey, serial: int, now: int) -> x509.CertificateBuilder:
     """A cluster's root CA, not yet signed. *now*: microseconds.
 
-    Its names are not constrained: the leaves below it carry whatever addresses the Controllers have.
+    Its names are not constrained: the leaves below it carry whatever addresses the Controllers have. No two have one
+    subject: while one takes the other's place both are believed, and verifiers look for an issuer by its subject.
     """
-    name = _name(f"fairlead root {str(cluster_uuid)[:8]}")
+    name = _name(f"fairlead root {str(cluster_uuid)[:8]} {serial:x}"[:MOST_COMMON_NAME])
     return (dated(name, name, key, serial, now - BACK_DATED, now + ROOT_LIFETIME)
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
             .add_extension(key_usage(key_cert_sign=True, crl_sign=True), critical=True)
@@ -125,6 +128,14 @@ def der_of(pem: bytes) -> bytes:
     """The DER of the first certificate in *pem*. Raises Refused FL-CERTIFICATE-FORMAT."""
     try:
         return x509.load_pem_x509_certificate(pem).public_bytes(Encoding.DER)
+    except (ValueError, x509.InvalidVersion) as error:
+        raise unreadable() from error
+
+
+def ders_of(pem: bytes) -> Sequence[bytes]:
+    """The DER of every certificate in *pem*, of which there is one at least. Raises Refused FL-CERTIFICATE-FORMAT."""
+    try:
+        return [one.public_bytes(Encoding.DER) for one in x509.load_pem_x509_certificates(pem)]
     except (ValueError, x509.InvalidVersion) as error:
         raise unreadable() from error
 
@@ -193,7 +204,7 @@ def extension(certificate: x509.Certificate, kind: type[_Extension]) -> _Extensi
         return certificate.extensions.get_extension_for_class(kind).value
     except x509.ExtensionNotFound:
         return None
-    except (ValueError, x509.DuplicateExtension) as error:  # extensions are decoded on first use
+    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:  # decoded on first use
         raise unreadable() from error
 
 

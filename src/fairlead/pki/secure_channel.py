@@ -52,17 +52,18 @@ class Presentation:
     """The name for each Controller's address: the cluster's, or else the address itself."""
 
 
-def judge(owned: Owned, addresses: Sequence[str], cluster_name: str, now: int) -> Presentation:
+def judge(owned: Owned, addresses: Sequence[str], cluster_name: str, now: int,
+          least: int = LEAST_LIFETIME) -> Presentation:
     """How *owned* serves the portal of Controllers at *addresses* (all of theirs: host names, IP addresses).
 
-    *cluster_name*: `certificate.portal_name`. *now*: microseconds. Raises Refused with the code of what is wrong
-    (FL-CERT-CA, -CHAIN, -EXPIRED, -FORMAT, -KEY-TYPE, -KEY-WEAK, -NAMES, -NOT-YET, -SIGNATURE, -SIZE, -USAGE), or
-    FL-CERT-UNFIT with a list of them.
+    *cluster_name*: `certificate.portal_name`. *now*, *least* (for how long it has to be good): microseconds. Raises
+    Refused with the code of what is wrong (FL-CERT-CA, -CHAIN, -EXPIRED, -FORMAT, -KEY-TYPE, -KEY-WEAK, -NAMES,
+    -NOT-YET, -SIGNATURE, -SIZE, -USAGE), or FL-CERT-UNFIT with a list of them.
     """
     chain = read(owned.certificate_pem, "certificate")[:1] + read(owned.chain_pem, "chain")
     if not chain:
         raise unreadable("there is no certificate")
-    unmet = list(_unmet(chain, addresses, cluster_name, now))
+    unmet = list(_unmet(chain, addresses, cluster_name, now, least))
     if len(unmet) == 1:
         raise unmet[0]
     if unmet:
@@ -78,10 +79,10 @@ def judge(owned: Owned, addresses: Sequence[str], cluster_name: str, now: int) -
 
 
 def _unmet(chain: Sequence[x509.Certificate], addresses: Sequence[str], cluster_name: str,
-           now: int) -> Iterator[Refused]:
+           now: int, least: int) -> Iterator[Refused]:
     leaf, *above = chain
     pinned = is_self_signed(leaf)
-    yield from _of_leaf(leaf, pinned, now)
+    yield from _of_leaf(leaf, pinned, now, least)
     if not pinned:
         yield from _of_names(leaf, addresses, cluster_name)
         yield from _of_chain(leaf, above)
@@ -93,7 +94,7 @@ def _unmet(chain: Sequence[x509.Certificate], addresses: Sequence[str], cluster_
                       "have a smaller one made")
 
 
-def _of_leaf(leaf: x509.Certificate, pinned: bool, now: int) -> Iterator[Refused]:
+def _of_leaf(leaf: x509.Certificate, pinned: bool, now: int, least: int) -> Iterator[Refused]:
     constraints, usage = extension(leaf, x509.BasicConstraints), extension(leaf, x509.KeyUsage)
     if leaf.version is x509.Version.v1:
         yield Refused("FL-CERT-CA", "the certificate is of version 1, which OpenSSL takes for a CA's when nodes pin it",
@@ -108,7 +109,7 @@ def _of_leaf(leaf: x509.Certificate, pinned: bool, now: int) -> Iterator[Refused
     if purposes is not None and ExtendedKeyUsageOID.SERVER_AUTH not in purposes:
         yield _usage("the certificate is not for servers", "serverAuth among the extended key usages")
     last = microseconds(leaf.not_valid_after_utc)
-    if now <= last < now + LEAST_LIFETIME:
+    if now <= last < now + least:
         yield Refused("FL-CERT-EXPIRED", f"the certificate expires within a day, at {rfc3339(last)}",
                       "bring one that is good for longer")
 

@@ -31,6 +31,8 @@ MOST_ANSWER = 64 << 20
 """Bytes of one answer, or of one object of a stream."""
 RETURN_S = 30.0
 """After so many seconds without a failure the first endpoint is asked again."""
+GRACE_S = 5.0
+"""For calls under way when there is another context; one that rewrites a database may break off."""
 NEEDS_LEADER = {"Grpc-Metadata-hasleader": "true"}
 
 INVALID, NOT_FOUND, EXISTS, FORBIDDEN, EXHAUSTED, PRECONDITION, RANGE, UNKNOWN_CALL, WHO = 3, 5, 6, 7, 8, 9, 11, 12, 16
@@ -62,6 +64,32 @@ class _Connections(httpx2.AsyncHTTPTransport):
             raise httpx2.ConnectError("the connection was lost at once", request=request) from error
 
 
+class _Client(httpx2.AsyncClient):
+    """Connections made in one context."""
+
+    def __init__(self, context: ssl.SSLContext | None) -> None:
+        # The context of those who give none trusts nobody: the default one would read what the environment names.
+        super().__init__(trust_env=False, timeout=None, transport=_Connections(
+            verify=context or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), trust_env=False,
+            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=32)))
+        self._calls = 0
+        self.idle = asyncio.Event()
+        """Set while no call is under way."""
+        self.idle.set()
+
+    @contextlib.contextmanager
+    def busy(self) -> Iterator["_Client"]:
+        """While a call is under way."""
+        self._calls += 1
+        self.idle.clear()
+        try:
+            yield self
+        finally:
+            self._calls -= 1
+            if not self._calls:
+                self.idle.set()
+
+
 class Gateway:
     """A client of the members at *endpoints* (``https://127.64.0.1:2379``), in order of preference.
 
@@ -77,10 +105,7 @@ class Gateway:
         self._timeout_s = timeout_s
         self._current = 0
         self._failed_at = 0.0
-        # The context of those who give none trusts nobody: the default one would read what the environment names.
-        self._client = httpx2.AsyncClient(trust_env=False, timeout=None, transport=_Connections(
-            verify=context or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), trust_env=False,
-            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=32)))
+        self._client = _Client(context)
 
     def reach(self, endpoints: Sequence[str]) -> None:
         """From now on ask these, in order of preference."""
@@ -88,13 +113,24 @@ class Gateway:
             raise ValueError("no endpoints")
         self._endpoints = tuple(endpoint.rstrip("/") for endpoint in endpoints)
 
+    async def present(self, context: ssl.SSLContext) -> None:
+        """From now on trust, and be, what *context* says: no connection of before is used again.
+
+        Calls that are under way end as if nothing was; streams break off, for who reads them to go on where they were.
+        """
+        old, self._client = self._client, _Client(context)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(GRACE_S):
+                await old.idle.wait()
+        await old.aclose()
+
     async def call(self, path: str, body: Mapping[str, Any], *, timeout_s: float | None = None) -> dict[str, Any]:
         """Send *body* to ``/v3/<path>`` (``kv/range``) of one endpoint, once.
 
         Raises GatewayRefused, GatewayUnavailable; after the latter the next call asks the next endpoint.
         """
-        with self._one_endpoint() as endpoint:
-            async with asyncio.timeout(timeout_s or self._timeout_s), self._client.stream(
+        with self._one_endpoint() as endpoint, self._client.busy() as client:
+            async with asyncio.timeout(timeout_s or self._timeout_s), client.stream(
                     "POST", f"{endpoint}/v3/{path}", json=body, headers=_headers(path)) as response:
                 content = bytearray()
                 async for piece in response.aiter_bytes():

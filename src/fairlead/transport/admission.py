@@ -25,12 +25,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Hashable
 
+from fairlead.transport.busy import MOST_S
+
 PROMPT_S = 2.0
 """Who is served within it was served promptly."""
 GROWTH, SHRINKAGE = 2, 0.75
 RECENT = 16
 """About so many that were served say how long it takes."""
-LONGEST_AWAY_S = 60.0
 FLOOD_S = 5.0
 """A house that is full for so long, with fewer than `RECENT` served in it, is flooded."""
 _IPV6_HOST_BITS = 128 - 56
@@ -82,8 +83,9 @@ class Admission:
         self._recent: deque[float] = deque(maxlen=RECENT)
         """When the last ones were served."""
         self._full_since: float | None = None
-        self._stands_s = PROMPT_S / 2
-        """How long who is served stands here."""
+        self._stands_s = PROMPT_S / 8
+        """How long who is served stands here. Rather too short at first: who comes too soon is told once more, and it
+        costs little; who comes too late finds an empty house."""
         self._most_per_source = most_per_source
         self._patience = patience_s
         self._monotonic = monotonic
@@ -119,8 +121,8 @@ class Admission:
         """How many places there are now."""
         return int(self._size)
 
-    def turns_away(self, source: str) -> bool:
-        """Whether `enter` would say no to *source*, for all that is known without asking anybody to go."""
+    def turn_away(self, source: str) -> bool:
+        """Turn *source* away when `enter` would, for all that is known without asking anybody to go; whether it was."""
         crowd = self._crowd(self._per_source.get(_group(source), {}))
         if crowd is None:
             return False
@@ -154,7 +156,7 @@ class Admission:
         Who comes at a moment of its own within that time comes when there is a place. It is reckoned from how long one
         stands here, not from how many are served: where few come for having been told so, few are.
         """
-        return round(min(max(waiting * self._stands_s / self.size, 1.0), LONGEST_AWAY_S))
+        return round(min(max(waiting * self._stands_s / self.size, 1.0), MOST_S))
 
     def served(self, place: Place) -> None:
         """For `Place` only: whoever had it is in."""

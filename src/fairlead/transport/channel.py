@@ -62,12 +62,22 @@ class Channel:
                 while not self._writable:
                     self._sender = asyncio.get_running_loop().create_future()
                     await self._sender
-                if self._closed.is_set():
-                    raise lost()
-                try:
-                    self._channel.write(data[start:start + MOST_PACKET], kind)
-                except OSError as error:
-                    raise lost() from error
+                self._write(data[start:start + MOST_PACKET], kind)
+
+    def send_now(self, data: bytes) -> bool:
+        """Send *data* if nothing has to be waited for; whether it was sent. Raises Refused FL-STREAM-LOST."""
+        if self._turn.locked() or not self._writable or len(data) > MOST_PACKET:
+            return False
+        self._write(data, None)
+        return True
+
+    def _write(self, data: bytes, kind: int | None) -> None:
+        if self._closed.is_set():
+            raise lost()
+        try:
+            self._channel.write(data, kind)
+        except OSError as error:
+            raise lost() from error
 
     @property
     def open(self) -> bool:

@@ -142,8 +142,8 @@ class Guarded(SSHConnection):
 
     # What the ends fill in.
 
-    def global_requested(self, name: bytes, packet: SSHPacket) -> bool:  # noqa: ARG002
-        """Whether a global request is granted."""
+    def global_requested(self, name: bytes, packet: SSHPacket) -> bool | bytes:  # noqa: ARG002
+        """Whether a global request is granted, or with what answer it is."""
         return False
 
     def channel_wanted(self, kind: bytes, packet: SSHPacket) -> Wanted:  # noqa: ARG002
@@ -156,6 +156,11 @@ class Guarded(SSHConnection):
     def proven(self) -> bool:
         """Whether the peer is who it is."""
         return self._auth_complete
+
+    @property
+    def session_id(self) -> bytes:
+        """The hash of the first key exchange."""
+        return self._session_id
 
     @property
     def incoming(self) -> Any:
@@ -185,6 +190,10 @@ class Guarded(SSHConnection):
     def channel(self, number: int) -> object:
         """The channel that we call *number*."""
         return self._channels.get(number)
+
+    def count(self, kind: type) -> int:
+        """How many channels of that *kind* there are."""
+        return sum(isinstance(one, kind) for one in self._channels.values())
 
     def channel_asked(self, packet: SSHPacket) -> None:
         """The peer wants a channel. Raises ProtocolError, PacketDecodeError."""
@@ -240,7 +249,9 @@ class Guarded(SSHConnection):
         name = packet.get_string()
         reply = packet.get_boolean()
         granted = name == KEEPALIVE or self.global_requested(name, packet)
-        if reply:
+        if reply and isinstance(granted, bytes):
+            self.send_packet(MSG_REQUEST_SUCCESS, granted)
+        elif reply:
             self.send_packet(MSG_REQUEST_SUCCESS if granted else MSG_REQUEST_FAILURE)
 
     def _gate_channel_open(self, _type: int, _id: int, packet: SSHPacket) -> None:

@@ -15,12 +15,14 @@ import errno
 import os
 import socket
 from collections.abc import Collection
+from dataclasses import replace
 
 import asyncssh
 from asyncssh.auth import ClientAuth
 from asyncssh.packet import Boolean, SSHPacket, String
 
 from fairlead.base.clock import Clock
+from fairlead.base.descriptors import readable
 from fairlead.base.errors import FairleadError, OperatorError, Refused, printable
 from fairlead.keys.ssh import PrivateKey, PublicKey, fingerprint
 from fairlead.transport.admission import plain_address
@@ -37,9 +39,10 @@ async def dial(address: str, port: int, *, peer: Peer, key: PrivateKey, host_key
                keepalive: Keepalive, clock: Clock, way: Way, timeout: float = 10.0) -> Tunnel:  # noqa: ASYNC109
     """Connect to *address*:*port*, where *peer* should be, and log in as ``peer.user`` with *key*.
 
-    *host_keys* are those that may answer; *timeout* is for everything together, seconds. Raises Refused FL-SSH-HOSTKEY
-    (somebody else answers), FL-SSH-REFUSED (our key is not accepted), FL-SSH-WEAK (no common strong algorithm);
-    OperatorError FL-SSH-UNREACHABLE; Busy when there is no place for one more.
+    *host_keys* are those that may answer; the tunnel's peer names the one that did. *timeout* is for everything
+    together, seconds. Raises Refused FL-SSH-HOSTKEY (somebody else answers), FL-SSH-REFUSED (our key is not accepted),
+    FL-SSH-WEAK (no common strong algorithm); OperatorError FL-SSH-UNREACHABLE; Busy when there is no place for one
+    more.
     """
     loop = asyncio.get_running_loop()
     pinned = frozenset(host_key.blob for host_key in host_keys)
@@ -48,7 +51,7 @@ async def dial(address: str, port: int, *, peer: Peer, key: PrivateKey, host_key
     try:
         async with asyncio.timeout(timeout):
             sock = await reached(address, port)
-            await _greeted(loop, sock)
+            await _greeted(loop, sock, f"{address}:{port}")
             options = client_options(_Caller, peer.user, key, host_keys, keepalive)
             options.waiter = waiter
             connection = ClientConnection(loop, options, pinned)
@@ -56,8 +59,12 @@ async def dial(address: str, port: int, *, peer: Peer, key: PrivateKey, host_key
             await waiter
         if connection.gone:
             raise asyncssh.ConnectionLost("it closed the connection")
-        tunnel = Tunnel(connection, peer, "out", _shown(connection), clock.now())
+        proven = replace(peer, fingerprint=fingerprint(connection.shown))
+        tunnel = Tunnel(connection, proven, "out", _shown(connection), clock.now())
+        tunnel.proven = key.public.fingerprint
         connection.tunnel = tunnel
+    except Busy:
+        raise
     except Exception as error:  # whatever the other side makes asyncssh stumble over
         if connection:
             connection.abort()
@@ -80,35 +87,22 @@ class Busy(OperatorError):
         self.after_s = after_s
 
 
-class _NoPlace(Exception):
-    """The same, as the socket says it."""
-
-
-async def _greeted(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
+async def _greeted(loop: asyncio.AbstractEventLoop, sock: socket.socket, where: str) -> None:
     """Return when the other side has begun to speak, which a server does at once (RFC 4253, section 4.2).
 
     One that has no place for us hangs up: that is noticed before a connection is made of it, which takes a hundred
-    times as long. Raises _NoPlace and ConnectionResetError, and closes *sock* whatever is raised.
+    times as long. Raises Busy and ConnectionResetError, and closes *sock* whatever is raised.
     """
-    ready: asyncio.Future[None] = loop.create_future()
-    loop.add_reader(sock, _told, ready)
     try:
-        await ready
-        loop.remove_reader(sock)
+        await readable(loop, sock)
         said = sock.recv(MOST_BYTES, socket.MSG_PEEK)
         if (seconds := come_again_s(said)) is not None:
-            raise _NoPlace(seconds)
+            raise Busy(where, seconds)
         if not said:
             raise ConnectionResetError(errno.ECONNRESET, "it hung up")
     except BaseException:
-        loop.remove_reader(sock)  # now: its number may be another's a moment later
         sock.close()
         raise
-
-
-def _told(ready: "asyncio.Future[None]") -> None:
-    if not ready.done():
-        ready.set_result(None)
 
 
 def _shown(connection: Guarded) -> str:
@@ -120,8 +114,6 @@ def _shown(connection: Guarded) -> str:
 def _translated(error: Exception, address: str, port: int, user: str,
                 connection: "ClientConnection | None") -> FairleadError:
     where = f"{address}:{port}"
-    if isinstance(error, _NoPlace):
-        return Busy(where, error.args[0])
     if connection and connection.stranger:
         expected = " or ".join(sorted(fingerprint(blob) for blob in connection.pinned)) or "no key at all"
         return Refused("FL-SSH-HOSTKEY", f"{where} shows the host key {connection.stranger}, expected is {expected}",
@@ -183,6 +175,8 @@ class ClientConnection(Guarded, asyncssh.SSHClientConnection):
                  pinned: frozenset[bytes]) -> None:
         super().__init__(loop, options, wait="auth")
         self.pinned = pinned
+        self.shown = b""
+        """The host key that has answered, one of those pinned."""
         self.stranger = ""
         """Fingerprint of the host key that was shown, where it is none of ours."""
         self.tunnel: Tunnel | None = None
@@ -192,6 +186,7 @@ class ClientConnection(Guarded, asyncssh.SSHClientConnection):
         if key_data not in self.pinned:
             self.stranger = fingerprint(key_data)
             raise asyncssh.HostKeyNotVerifiable("not the host key that is expected here")
+        self.shown = key_data
         return super().validate_server_host_key(key_data)
 
     def try_next_auth(self, *, next_method: bool = False) -> None:  # noqa: ARG002

@@ -48,6 +48,8 @@ MOST_REQUESTS = 4 * MOST_ATTEMPTS
 """Authentication requests in one connection, whether they were answered or another one came first."""
 MOST_CHANNELS = 1024
 """Channels in one connection."""
+MOST_SESSIONS = 4
+"""Of those, with subsystems: a node has one, or two while one ends. Each may hold a window that nobody reads yet."""
 MOST_REVERSES = 1024
 """Remembered tcpip-forward requests in one connection."""
 
@@ -156,14 +158,14 @@ _OVERRIDDEN: dict[type, tuple[str, ...]] = {
                     "log_sent_packet", "log_received_packet"),
     asyncssh.SSHServerConnection: ("reload_config", "validate_public_key", "send_userauth_failure", "validate_password",
                                    "change_password", "get_kbdint_challenge", "validate_kbdint_response",
-                                   "_process_userauth_request", "_cancel_login_timer"),
+                                   "_process_userauth_request", "_cancel_login_timer", "send_server_host_keys"),
     asyncssh.SSHClientConnection: ("validate_server_host_key", "try_next_auth", "public_key_auth_requested"),
     asyncssh.SSHServerChannel: ("_service_next_request", "_report_response", "process_open"),
     asyncssh.SSHClientChannel: ("create", "process_open_confirmation"),
     asyncssh.SSHTCPChannel: ("connect", "accept", "process_open", "process_open_confirmation", "_process_eof"),
 }
 _READ = ("_strict_kex", "_kex", "_channels", "_transport", "_max_recv_pktlen", "_loop", "_recv_buf", "_send_state",
-         "_request_queue")
+         "_request_queue", "_session_id")
 
 
 def _algorithms(chosen: Algorithms | None = None) -> dict[str, object]:

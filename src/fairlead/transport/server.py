@@ -17,6 +17,8 @@ Rules, and the attack each stops:
    it void, whatever comes of it, and all requests are counted when they come. A password that is being compared is
    compared to its end, so that nobody guesses uncounted by asking again at once.
 7. A person (`visit`) gets what rule 3 refuses: commands. And nothing of what a node gets.
+8. People's programs are told all host keys, and each is proven over the session of who asks: they know the next one
+   before it is in use (OpenSSH's PROTOCOL, 2.5). Only those that were told are proven: the keys sign nothing else.
 """
 
 import asyncio
@@ -29,11 +31,12 @@ from typing import Any, Protocol, TypeVar
 
 import asyncssh
 from asyncssh.constants import MSG_USERAUTH_REQUEST, OPEN_RESOURCE_SHORTAGE
-from asyncssh.packet import SSHPacket
+from asyncssh.packet import SSHPacket, String
 
 from fairlead.base.clock import Clock
 from fairlead.base.descriptors import accepting
-from fairlead.keys.ssh import KeyRefused, PrivateKey, PublicKey
+from fairlead.keys.ssh import KEY_TYPE, KeyRefused, PrivateKey, PublicKey
+from fairlead.keys.wire import string
 from fairlead.transport.admission import Admission, Place, plain_address
 from fairlead.transport.busy import no_place
 from fairlead.transport.channel import Channel, GuardedServerChannel, Session
@@ -44,6 +47,7 @@ from fairlead.transport.options import (
     MOST_PASSWORDS,
     MOST_REQUESTS,
     MOST_REVERSES,
+    MOST_SESSIONS,
     PENDING_LIFETIME,
     TYPING_TIMEOUT,
     Algorithms,
@@ -57,6 +61,7 @@ from fairlead.transport.tunnel import Tunnel
 from fairlead.transport.visit import MOST_CALLS, Call, Reception, Visit, VisitChannel, Visitor, VisitSession
 from fairlead.transport.way import Way
 
+HOST_KEYS, PROVE_HOST_KEYS = b"hostkeys-00@openssh.com", b"hostkeys-prove-00@openssh.com"
 _BACKLOG = 1024
 T = TypeVar("T")
 
@@ -115,11 +120,12 @@ class Listener:
             guest.dismiss()
 
 
-async def listen(sockets: Sequence[socket.socket], *, host_key: PrivateKey, door: Door, admission: Admission,
-                 keepalive: Keepalive, clock: Clock, way: Way, reception: Reception | None = None,
+async def listen(sockets: Sequence[socket.socket], *, host_keys: Callable[[], Sequence[PrivateKey]], door: Door,
+                 admission: Admission, keepalive: Keepalive, clock: Clock, way: Way, reception: Reception | None = None,
                  waiting: Callable[[], int] = lambda: 0) -> Listener:
     """Serve SSH on *sockets*, which are bound (IPv4, IPv6); without a *reception*, to nodes only.
 
+    *host_keys*: asked for each new connection; the first one answers it, people's programs are told of the others, too.
     *waiting*: how many more are likely to come soon; whoever finds no place is told when to come again.
     Raises OperatorError for an asyncssh that does not fit.
     """
@@ -128,12 +134,14 @@ async def listen(sockets: Sequence[socket.socket], *, host_key: PrivateKey, door
     listener = Listener(door, admission, clock, reception)
 
     @lru_cache(maxsize=2)  # they are seldom others, and take a while to make
-    def options(algorithms: Algorithms) -> asyncssh.SSHServerConnectionOptions:
+    def options(algorithms: Algorithms, host_key: PrivateKey) -> asyncssh.SSHServerConnectionOptions:
         return server_options(lambda: Guest(listener), host_key, keepalive, people=reception is not None,
                               algorithms=algorithms)
 
     def make() -> ServerConnection:
-        return ServerConnection(loop, options((reception.rules() if reception else SshRules()).algorithms))
+        keys = tuple(host_keys())
+        algorithms = (reception.rules() if reception else SshRules()).algorithms
+        return ServerConnection(loop, options(algorithms, keys[0]), keys)
 
     for sock in sockets:
         sock.listen(_BACKLOG)
@@ -144,7 +152,7 @@ async def listen(sockets: Sequence[socket.socket], *, host_key: PrivateKey, door
 async def _serve(listening: socket.socket, way: Way, make: Callable[[], "ServerConnection"],
                  admission: Admission, waiting: Callable[[], int]) -> None:
     async for sock, address in accepting(listening):
-        if admission.turns_away(str(address[0])):
+        if admission.turn_away(str(address[0])):
             with contextlib.suppress(OSError), sock:  # before a connection is made of it: that takes much longer
                 sock.send(no_place(admission.come_again_s(waiting())))
             continue
@@ -325,6 +333,8 @@ class Guest(asyncssh.SSHServer):
         self._sessions += 1
         if not tunnel or (tunnel.peer.standing != "active" and self._sessions > 1):
             raise refusal()
+        if connection.count(GuardedServerChannel) >= MOST_SESSIONS:
+            raise asyncssh.ChannelOpenError(OPEN_RESOURCE_SHORTAGE, "too many channels")
 
         def grant(name: str) -> Callable[[Channel], Awaitable[None]] | None:
             with _Surfacing():
@@ -379,6 +389,11 @@ class ServerConnection(Guarded, asyncssh.SSHServerConnection):
     _passwords = 0
     _recognised: tuple[str, bytes] | None = None
     _proven: tuple[str, Peer | Visitor] | None = None
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, options: asyncssh.SSHServerConnectionOptions,
+                 host_keys: Sequence[PrivateKey]) -> None:
+        super().__init__(loop, options, wait=None)
+        self._host_keys = {key.public.blob: key for key in host_keys}
 
     async def reload_config(self) -> None:
         """Nothing: there is no configuration. (asyncssh starts a thread here for each name that a stranger tries.)"""
@@ -499,8 +514,15 @@ class ServerConnection(Guarded, asyncssh.SSHServerConnection):
             raise asyncssh.PermissionDenied("too many attempts")
         super().send_userauth_failure(partial_success)
 
-    def global_requested(self, name: bytes, packet: SSHPacket) -> bool:
-        """tcpip-forward and its end (RFC 4254 section 7.1)."""
+    def send_server_host_keys(self) -> None:
+        """Who it is was just told that it is proven: a person's program is told all host keys."""
+        if isinstance(self.who_was_proven(), Visitor):
+            self._send_global_request(HOST_KEYS, *map(String, self._host_keys))
+
+    def global_requested(self, name: bytes, packet: SSHPacket) -> bool | bytes:
+        """tcpip-forward and its end (RFC 4254 section 7.1); of people, the proof of host keys."""
+        if name == PROVE_HOST_KEYS:
+            return isinstance(self.who_was_proven(), Visitor) and self._proofs(packet)
         if name not in (b"tcpip-forward", b"cancel-tcpip-forward"):
             return False
         place = host_and_port(packet)
@@ -508,6 +530,18 @@ class ServerConnection(Guarded, asyncssh.SSHServerConnection):
         if not place:
             return False
         return self.guest.reverse(*place) if name == b"tcpip-forward" else self.guest.cancel_reverse(*place)
+
+    def _proofs(self, packet: SSHPacket) -> bool | bytes:
+        """A signature of each host key that is asked for over this session, in that order; each is asked for once."""
+        left, proofs = dict(self._host_keys), b""
+        while packet:
+            blob = packet.get_string()
+            key = left.pop(blob, None)
+            if key is None:
+                return False
+            signed = string(PROVE_HOST_KEYS) + string(self._session_id) + string(blob)
+            proofs += string(string(KEY_TYPE) + string(key.key.sign(signed)))
+        return proofs
 
     def channel_wanted(self, kind: bytes, packet: SSHPacket) -> Wanted:
         """session (RFC 4254 section 6.1) and direct-tcpip (section 7.2)."""

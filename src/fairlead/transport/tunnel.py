@@ -26,6 +26,9 @@ class Tunnel:
     def __init__(self, connection: Guarded, peer: Peer, direction: Literal["in", "out"], address: str,
                  since: int) -> None:
         self.peer = peer
+        """Its user sets another fingerprint when the other side has proven another key of the node."""
+        self.proven = ""
+        """Fingerprint of our own key that the other side knows us by, where we dialled."""
         self.direction = direction
         self.address = address
         """``host:port`` of the other end."""
@@ -46,6 +49,13 @@ class Tunnel:
     def kex(self) -> str:
         """The key exchange that made the keys in use."""
         return self.connection.kex_name
+
+    @property
+    def session_id(self) -> bytes:
+        """What only the two ends of this connection have in common: the hash of its first key exchange (RFC 4253,
+        section 7.2).
+        """
+        return self.connection.session_id
 
     @property
     def transport(self) -> str:

@@ -45,7 +45,7 @@ MOST = 100
 """Of one owner."""
 MOST_DAYS = 365
 NAMED_ONLY = frozenset(("backup:create", "backup:write", "bundle:write", "certificate:write", "cluster:certificate",
-                        "daemon:stop", "system:write", "user:write"))
+                        "daemon:stop", "image:write", "system:write", "upgrade:trust", "user:write"))
 NEVER = "session:own"
 """A token makes no tokens, and changes no password of its owner."""
 _TEXT = re.compile(r"flk1_([0-9a-f]{16})_([A-Za-z0-9_-]{43})")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fairlead.audit.log import MOST_SOURCES, TOGETHER, TRIES, AuditLog, RefusalCounter, network_of, record_key
+from fairlead.audit.log import MOST_SOURCES, PAGE, TOGETHER, TRIES, AuditLog, RefusalCounter, network_of, record_key
 from fairlead.audit.record import Entry
 from fairlead.base.clock import MINUTE, SECOND, SystemClock
 from fairlead.base.errors import Refused
@@ -14,9 +14,11 @@ from fairlead.store.protocol import (
     Absent,
     Compare,
     Delete,
+    Listing,
     Operation,
     Outcome,
     Put,
+    Record,
     StoreUnavailable,
 )
 from fairlead.store.sqlite import SQLiteStore
@@ -122,6 +124,30 @@ async def test_more_entries_than_fit_a_transaction_are_appended_in_order(store: 
 
 
 THIRD = record_key("ctl-1", 3)
+
+
+async def test_records_are_read_many_at_once_wherever_they_begin_and_end(
+        store: SQLiteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a cluster each question is a way to the leader and back: one for each record took minutes."""
+    log = AuditLog(store, "ctl-1")
+    written = [f"e.{n}" for n in range(2 * PAGE + 5)]
+    await log.append(*(Entry(event, "s", "b") for event in written))
+    asked: list[str] = []
+    listed = store.list
+
+    async def watched(prefix: str) -> Listing:
+        asked.append(prefix)
+        return await listed(prefix)
+
+    async def one_by_one(key: str) -> Record | None:
+        raise AssertionError(key)
+
+    monkeypatch.setattr(store, "list", watched)
+    monkeypatch.setattr(store, "get", one_by_one)
+    for limit in (1, 6, 7, PAGE, PAGE + 5, PAGE + 6, 2 * PAGE + 5, 10_000):
+        assert [r.event for r in await log.records(limit)] == written[-limit:]
+        assert len(asked) <= 4, "the heads, and a page each"
+        asked.clear()
 
 
 @pytest.mark.parametrize(("tamper", "where"), [

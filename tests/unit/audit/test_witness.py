@@ -97,6 +97,14 @@ def test_attack_only_what_the_pinned_key_has_signed_is_kept(tmp_path: Path) -> N
     assert not witness.heads
 
 
+def test_a_node_that_changes_its_host_key_is_believed_with_both(tmp_path: Path) -> None:
+    witness, following = Witness(tmp_path / "witness", CLUSTER), PrivateKey.generate()
+    assert witness.keep(head(4).text(), "ctl-1", KEY.public) == "kept"
+    assert witness.keep(head(5, key=following).text(), "ctl-1", KEY.public, following.public) == "kept"
+    assert denied(lambda: witness.keep(head(6).text(), "ctl-1", following.public)) == "FL-AUDIT-HEAD"
+    assert Witness(tmp_path / "witness", CLUSTER).heads == [head(4), head(5, key=following)], "what was said stays said"
+
+
 @pytest.mark.parametrize("content", [b"", b"[]", b"{", b"{}", b'{"kept":["x"],"evidence":[]}'])
 def test_a_damaged_file_is_set_aside_and_costs_the_others_nothing(tmp_path: Path, content: bytes) -> None:
     folder = tmp_path / "witness"

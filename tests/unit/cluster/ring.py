@@ -5,15 +5,27 @@ import contextlib
 import random
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
+from typing import TypeVar
 from uuid import UUID, uuid4
 
 from fairlead.base.backoff import FullJitter
+from fairlead.base.errors import Refused
 from fairlead.base.sockets import listening
-from fairlead.cluster.etcd import QUOTA_BYTES, Etcd, Plan, check_etcd, client_url, member_context, put_identity
+from fairlead.cluster.etcd import (
+    QUOTA_BYTES,
+    Etcd,
+    Plan,
+    check_etcd,
+    client_url,
+    member_context,
+    peer_url,
+    put_identity,
+)
+from fairlead.cluster.members import Members
 from fairlead.pki.authority import Authority, Issued
 from fairlead.pki.request import new_request, read_request
 from fairlead.pki.verify import client_context
@@ -23,6 +35,9 @@ from tests.conftest import need
 NOW = time.time_ns() // 1000
 DEADLINE_S = 30.0
 
+T = TypeVar("T")
+U = TypeVar("U")
+
 
 async def until(look: Callable[[], object], what: str) -> None:
     """Return as soon as *look* finds something; fail when it finds nothing for too long."""
@@ -30,6 +45,15 @@ async def until(look: Callable[[], object], what: str) -> None:
     while not look():
         assert time.monotonic() < end, f"not within {DEADLINE_S:g} seconds: {what}"
         await asyncio.sleep(0.02)
+
+
+async def _insist(change: Callable[[U], Awaitable[T]], about: U) -> T:
+    """What etcd says once it does it: "not yet" is no answer."""
+    async with asyncio.timeout(DEADLINE_S):
+        while True:
+            with contextlib.suppress(Refused):
+                return await change(about)
+            await asyncio.sleep(0.05)
 
 
 @dataclass(slots=True)
@@ -114,6 +138,24 @@ class Ring:
                     Etcd(binary or check_etcd(), state, plan, own, delay=FullJitter(0.05, 0.2), look_s=0.1))
         self.sites.append(site)
         return site
+
+    def certify(self, site: Site, signs: Authority, believed: Sequence[Authority]) -> bytes:
+        """Give *site* a new certificate by *signs*, and *believed* to trust; the certificate."""
+        key, request = new_request()
+        made = signs.certify_member(self.uuid, site.name, site.address, read_request(request), NOW)
+        put_identity(site.state, made, key, b"".join(root.certificate_pem for root in believed))
+        return made
+
+    async def three(self) -> Sequence[Site]:
+        """Three members that vote."""
+        first = await self.site(1).start().ready()
+        members = Members(first.own)
+        for number in (2, 3):
+            added = await _insist(members.add_learner, peer_url(self.address(number)))
+            site = self.site(number).start()
+            await _insist(members.promote, added.id)
+            await site.ready()
+        return self.sites
 
     def context(self, who: Issued | None = None, *, newest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -> ssl.SSLContext:
         """A client's context, with the certificate of *who*."""

@@ -51,6 +51,15 @@ def fields(message: BaseModel) -> dict[str, Any]:
     return message.model_dump()
 
 
+def test_a_next_host_key_is_there_only_while_there_is_one() -> None:
+    assert "next_host_key" not in PLAN.model_dump()["controllers"][0]
+    assert "next_host_key" not in PLAN.model_dump_json()
+    changing = PLAN.model_copy(update={"controllers": [
+        PLAN.controllers[0].model_copy(update={"next_host_key": "n"})]})
+    assert changing.model_dump()["controllers"][0]["next_host_key"] == "n"
+    assert from_controller(fields(NewPlan(plan=changing))) == NewPlan(plan=changing)
+
+
 @pytest.mark.parametrize("message", OF_ENGINES, ids=lambda m: type(m).__name__)
 def test_an_engine_says(message: BaseModel) -> None:
     assert from_engine(fields(message)) == message

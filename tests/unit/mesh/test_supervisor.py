@@ -38,6 +38,8 @@ class Road:
         self.failures: asyncio.Queue[FairleadError] = asyncio.Queue()
         self.bug: Exception | None = None
         self.busy: int | None = None
+        self.code = "FL-SSH-UNREACHABLE"
+        """Why nobody answers."""
         self.supervisor = Supervisor(self.dial, self.talk, self.opened, self.failed)
 
     async def dial(self, _: PlanController, address: str) -> Tunnel:
@@ -46,7 +48,7 @@ class Road:
         if self.busy is not None:
             raise Busy(address, self.busy)
         if address not in self.answers:
-            raise OperatorError("FL-SSH-UNREACHABLE", address)
+            raise OperatorError(self.code, address)
         return cast("Tunnel", FakeTunnel(address))
 
     async def talk(self, _: PlanController, tunnel: Tunnel) -> None:
@@ -94,6 +96,24 @@ async def test_who_finds_no_place_comes_again_within_the_time_that_it_was_told(
     assert asked == [(0.0, 41)]
 
 
+@pytest.mark.parametrize(("code", "most_s"), [("FL-SSH-UNREACHABLE", 4.0), ("FL-SSH-REFUSED", 15.0)])
+async def test_nobody_there_is_tried_again_sooner_than_who_refuses(
+        road: Road, monkeypatch: pytest.MonkeyPatch, code: str, most_s: float) -> None:
+    """A handshake costs its Controller something; a socket that nobody listens to costs nothing."""
+    asked: list[float | None] = []
+
+    def pause(_: FullJitter, most: float | None = None) -> float:
+        asked.append(most)
+        road.answers = {"inside"}
+        return 0.0
+
+    monkeypatch.setattr(FullJitter, "next", pause)
+    road.answers, road.code = set(), code
+    road.supervisor.want([CTL])
+    await asyncio.wait_for(road.talking.get(), 10)
+    assert asked == [most_s]
+
+
 async def test_addresses_are_tried_in_order(road: Road) -> None:
     road.answers = {"outside"}
     road.supervisor.want([CTL])
@@ -131,6 +151,17 @@ async def test_another_host_key_ends_what_was_made_with_the_old_one(road: Road) 
     assert link.closed.is_set()
 
 
+async def test_a_host_key_that_changes_by_steps_ends_nothing(road: Road) -> None:
+    road.supervisor.want([CTL])
+    link = await asyncio.wait_for(road.talking.get(), 10)
+    for keys in (("h", "next"), ("next", "h"), ("next", ""), ("next", "third"), ("third", "")):
+        road.supervisor.want([CTL.model_copy(update=dict(zip(("host_key", "next_host_key"), keys, strict=True)))])
+        assert not link.closed.is_set()
+    for keys in (("other", ""), ("h", "")):
+        road.supervisor.want([CTL.model_copy(update=dict(zip(("host_key", "next_host_key"), keys, strict=True)))])
+        assert link.closed.is_set()
+
+
 async def test_failures_are_told_and_a_bug_is_not_swallowed(road: Road) -> None:
     road.answers = set()
     road.supervisor.want([CTL])
@@ -144,7 +175,7 @@ async def test_failures_are_told_and_a_bug_is_not_swallowed(road: Road) -> None:
 
 async def test_a_controller_that_shows_itself_is_dialled_at_once(road: Road, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its peers may have tried in vain for long, and wait for long by now."""
-    monkeypatch.setattr(FullJitter, "next", lambda _: 3600.0)
+    monkeypatch.setattr(FullJitter, "next", lambda *_: 3600.0)
     road.answers = set()
     road.supervisor.want([CTL])
     await asyncio.wait_for(road.failures.get(), 10)

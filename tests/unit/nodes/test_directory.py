@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from fairlead.keys.ssh import PrivateKey
 from fairlead.nodes import records
 from fairlead.nodes.directory import Directory
 from fairlead.nodes.node import Node
-from fairlead.nodes.records import AddressEntry
+from fairlead.nodes.records import AddressEntry, KeyEntry
 from fairlead.store.protocol import Delete, Listing, Put
 from fairlead.store.sqlite import SQLiteStore
 from tests.unit.nodes.test_policy import CTL_1, CTL_2, SE_1, SE_2, service
@@ -38,6 +39,22 @@ async def test_it_says_when_nodes_keys_and_services_changed_and_of_nothing_else(
     assert len(told) == 2
     assert SE_1.id not in told[1]
     assert "127.64.9.9" not in world.directory.addresses
+
+
+async def test_a_controllers_host_keys_are_those_of_now_and_those_of_before(world: World) -> None:
+    now, following, before, other = (PrivateKey.generate().public for _ in range(4))
+    me = world.controller.id
+    entries = [KeyEntry(me, "host", "active", "", now.line), KeyEntry(me, "host", "active", "", following.line),
+               KeyEntry(me, "host", "revoked", "", before.line), KeyEntry(me, "user", "active", "", other.line)]
+    outcome = await world.store.transact([], [
+        put(replace(world.controller, host_key=now.line, next_host_key=following.line)),
+        *(Put(records.KEYS + key.fingerprint, records.encode(entry))
+          for key, entry in zip((now, following, before, other), entries, strict=True))])
+    await world.directory.reached(outcome.revision)
+    found = world.directory.host_keys()["ctl-1"]
+    assert found[:2] == [now, following]
+    assert before in found
+    assert other not in found
 
 
 async def test_reached_waits_for_the_picture(world: World) -> None:

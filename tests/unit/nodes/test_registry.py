@@ -7,9 +7,10 @@ import pytest
 
 from fairlead.base.clock import MINUTE
 from fairlead.base.errors import FairleadError
+from fairlead.keys.ssh import PrivateKey
 from fairlead.nodes import records
 from fairlead.nodes.node import Endpoint, Node
-from fairlead.nodes.records import AddressEntry, NameEntry
+from fairlead.nodes.records import AddressEntry, KeyEntry, NameEntry
 from fairlead.nodes.service import declare
 from fairlead.store.protocol import Put
 from tests.world import Machine, World, refusal
@@ -40,6 +41,17 @@ async def test_removal_leaves_nothing_to_inherit(world: World) -> None:
     before = await world.revision()
     assert await refusal(world.registry.remove("se-1", "admin")) == "FL-NODE-UNKNOWN"
     assert await world.revision() == before
+
+
+async def test_removal_revokes_the_host_key_that_was_to_follow_too(world: World) -> None:
+    node, following = await world.join("se-1"), PrivateKey.generate().public
+    await put(world, replace(node, next_host_key=following.line))
+    await world.store.transact([], [Put(records.KEYS + following.fingerprint, records.encode(
+        KeyEntry(node.id, "host", "active", "", following.line)))])
+    await world.registry.remove("se-1", "admin")
+    entry = await world.key(following)
+    assert entry is not None
+    assert entry.state == "revoked"
 
 
 async def test_a_node_that_is_joining_ends_with_its_token(world: World) -> None:

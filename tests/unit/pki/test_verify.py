@@ -17,7 +17,8 @@ from cryptography.x509.oid import NameOID
 from fairlead.base.clock import DAY
 from fairlead.base.errors import Refused
 from fairlead.pki.authority import Authority, Issued
-from fairlead.pki.certificate import der_of, portal_name
+from fairlead.pki.certificate import api_name, der_of, portal_name
+from fairlead.pki.request import new_request, read_request
 from fairlead.pki.verify import PortalTrust, client_context, diagnosis_context, unverified_context, validity
 
 CLUSTER = UUID("6f1c2d3e-4a5b-4c6d-8e7f-0123456789ab")
@@ -88,6 +89,28 @@ def test_the_api_certificate_cannot_serve_the_portal(tmp_path: Path, root: Autho
     api = root.issue_api(CLUSTER, ["192.0.2.10"], NOW)
     assert refused_code(tmp_path, trust.context(), api) == 62  # X509_V_ERR_HOSTNAME_MISMATCH
     assert handshake(tmp_path, trust.context(), api, "192.0.2.10")
+
+
+def test_no_leaf_of_another_role_serves_the_portal_or_the_api(tmp_path: Path, root: Authority,
+                                                             trust: PortalTrust) -> None:
+    key, request = new_request()
+    member = Issued(root.certify_member(CLUSTER, "ctl-1", "127.64.0.1", read_request(request), NOW), key)
+    client = root.issue_client(CLUSTER, NOW)
+    for name in (NAME, api_name(CLUSTER), "192.0.2.10"):
+        for other in (member, client):
+            assert refused_code(tmp_path, trust.context(), other, name) in (26, 62, 64)  # purpose, name, address
+    assert refused_code(tmp_path, trust.context(), root.issue_portal(CLUSTER, [], NOW), api_name(CLUSTER)) == 62
+
+
+def test_while_two_roots_are_believed_each_vouches_and_afterwards_the_old_one_does_not(
+        tmp_path: Path, root: Authority) -> None:
+    new = Authority.create(CLUSTER, NOW)
+    both = PortalTrust([der_of(root.certificate_pem), der_of(new.certificate_pem)])
+    for signs in (root, new):
+        assert handshake(tmp_path, both.context(), signs.issue_portal(CLUSTER, [], NOW))
+    alone = PortalTrust([der_of(new.certificate_pem)])
+    assert handshake(tmp_path, alone.context(), new.issue_portal(CLUSTER, [], NOW))
+    refused_code(tmp_path, alone.context(), root.issue_portal(CLUSTER, [], NOW))
 
 
 def test_the_environment_has_no_say(tmp_path: Path, root: Authority, trust: PortalTrust,

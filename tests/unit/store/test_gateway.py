@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import ssl
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -146,4 +147,35 @@ async def test_no_proxy_of_the_environment_is_asked(monkeypatch: pytest.MonkeyPa
     with members(GOOD) as endpoints:
         made = Gateway(endpoints)
         assert await made.call("kv/range", {})
+        await made.close()
+
+
+async def test_another_context_takes_nothing_from_a_call_that_is_under_way_and_ends_streams() -> None:
+    asked, go_on = threading.Event(), threading.Event()
+
+    def slowly(sock: socket.socket) -> None:
+        request = sock.recv(65536)
+        if b"/v3/watch" in request:
+            sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n{\"result\":{}}\n")
+            sock.recv(65536)
+            return
+        asked.set()
+        go_on.wait(10)
+        sock.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}")
+
+    with members(slowly) as endpoints:
+        made = Gateway(endpoints, timeout_s=5)
+        stream = made.stream("watch", {}, quiet_s=10)
+        assert await anext(stream) == {}
+        call = asyncio.ensure_future(made.call("kv/range", {}))
+        await asyncio.to_thread(asked.wait, 10)
+        changing = asyncio.ensure_future(made.present(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)))
+        await asyncio.sleep(0)
+        assert not changing.done()
+        go_on.set()
+        assert await call == {}
+        await changing
+        with pytest.raises(GatewayUnavailable):
+            await anext(stream)
+        assert await made.call("kv/range", {}) == {}
         await made.close()

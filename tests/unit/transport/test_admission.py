@@ -201,16 +201,21 @@ def test_a_fleet_is_told_to_come_within_the_time_that_it_takes() -> None:
     assert house.crowd.admission.come_again_s(10**6) == 60
 
 
+def test_before_anybody_was_served_a_door_is_thought_to_be_quick() -> None:
+    """Who comes too soon is told once more; who comes too late finds an empty house."""
+    assert Admission(1024, 128, least=128).come_again_s(128 * 20) == 5
+
+
 def test_who_is_turned_away_is_known_without_asking_anybody_to_go() -> None:
     house = House()
     crowd, admission = house.crowd, house.crowd.admission
-    assert not admission.turns_away("192.0.2.9")
+    assert not admission.turn_away("192.0.2.9")
     for number in range(5):
         assert crowd.enter(f"192.0.2.{number}")
-    assert admission.turns_away("192.0.2.9")
+    assert admission.turn_away("192.0.2.9")
     assert not crowd.enter("192.0.2.9")
     house.now += 60.0
-    assert not admission.turns_away("192.0.2.9")
+    assert not admission.turn_away("192.0.2.9")
     assert crowd.away == []
     assert crowd.enter("192.0.2.9")
     assert crowd.away == ["192.0.2.0"]
@@ -223,9 +228,9 @@ def test_attack_a_flood_opens_the_whole_house() -> None:
     for number in range(5):
         assert crowd.enter(f"198.51.100.{number}")
     for _ in range(6):
-        assert admission.turns_away("192.0.2.9")
+        assert admission.turn_away("192.0.2.9")
         house.now += 1.0
-    assert admission.turns_away("192.0.2.9")
+    assert admission.turn_away("192.0.2.9")
     assert admission.size == 20
     assert crowd.enter("192.0.2.9")
 

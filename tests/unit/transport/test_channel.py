@@ -7,7 +7,7 @@ import pytest
 
 from fairlead.base.errors import Refused
 from fairlead.transport.channel import Channel
-from fairlead.transport.options import WINDOW
+from fairlead.transport.options import MOST_SESSIONS, WINDOW
 from tests.unit.transport.world import until, world
 
 
@@ -40,6 +40,19 @@ async def test_bytes_come_back_and_the_end_is_seen() -> None:
             await channel.send(b"late")
         assert refusal.value.code == "FL-STREAM-LOST"
         assert not tunnel.closed.is_set()
+
+
+async def test_any_number_of_channels_is_had_one_after_the_other() -> None:
+    async with world() as w:
+        w.door.subsystems["echo"] = repeat
+        tunnel = await w.dial()
+        for _ in range(3 * MOST_SESSIONS):
+            channel = await tunnel.subsystem("echo")
+            await channel.send(b"x")
+            async with asyncio.timeout(5):
+                assert await channel.receive() == b"x"
+                channel.close()
+                await channel.wait_closed()
 
 
 async def test_the_handler_that_returns_ends_the_channel() -> None:
@@ -76,15 +89,20 @@ async def test_sending_waits_for_a_reader_and_holds_little() -> None:
                 await channel.send(bytes(65536))
                 sent += 65536
 
+        assert channel.send_now(b"1")
         task = asyncio.ensure_future(give())
         await asyncio.wait((task,), timeout=0.5)
         assert not task.done()
         assert sent <= WINDOW + (256 << 10)
+        assert not channel.send_now(b"2"), "it would come between, or wait"
         go.set()
         async with asyncio.timeout(10):
             await task
             channel.close()
-            await until(lambda: total == 100 * 65536)
+            await until(lambda: total == 1 + 100 * 65536)
+        with pytest.raises(Refused) as refusal:
+            channel.send_now(b"late")
+        assert refusal.value.code == "FL-STREAM-LOST"
 
 
 async def test_senders_do_not_mix() -> None:

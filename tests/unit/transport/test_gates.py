@@ -11,6 +11,7 @@ from fairlead.base.errors import Refused
 from fairlead.transport import connection, stock
 from fairlead.transport.accelerated import stream
 from fairlead.transport.channel import Channel
+from fairlead.transport.options import MOST_SESSIONS
 from fairlead.transport.peer import Target
 from tests.unit.transport.hostile import (
     OPEN_CONFIRMATION,
@@ -181,6 +182,16 @@ async def test_channels_are_limited(monkeypatch: pytest.MonkeyPatch, alice: Host
     alice.open("session")
     kind, payload = await alice.answer_in_full()
     assert (kind, payload[4:8]) == (OPEN_FAILURE, UInt32(4))
+
+
+async def test_attack_sessions_are_few(alice: Hostile) -> None:
+    for _ in range(MOST_SESSIONS):
+        await start_session(alice)
+    alice.open("session")
+    kind, payload = await alice.answer_in_full()
+    assert (kind, payload[4:8]) == (OPEN_FAILURE, UInt32(4))
+    alice.open("direct-tcpip", String(SERVICE[0]), UInt32(SERVICE[1]), ORIGIN)
+    assert await alice.answer() == OPEN_CONFIRMATION, "streams are others"
 
 
 @pytest.mark.parametrize(("kind", "payload"), [

@@ -59,8 +59,8 @@ async def test_over_ipv6() -> None:
     async with world() as w:
         sock = socket.socket(socket.AF_INET6)
         sock.bind(("::1", 0))
-        listener = await server.listen([sock], host_key=HOST_KEY, door=w.door, admission=w.admission,
-                                       keepalive=PATIENT, clock=CLOCK, way=w.way)
+        listener = await server.listen([sock], host_keys=lambda: (HOST_KEY,), door=w.door,
+                                       admission=w.admission, keepalive=PATIENT, clock=CLOCK, way=w.way)
         tunnel = await dial("::1", sock.getsockname()[1], peer=peer_of("alice", ALICE), key=ALICE,
                             host_keys=[HOST_KEY.public], keepalive=PATIENT, clock=CLOCK, way=w.way)
         assert tunnel.address.startswith("[::1]:")

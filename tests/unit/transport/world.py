@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from fairlead.base.clock import SystemClock
@@ -89,13 +89,16 @@ class World:
     admission: Admission
     stack: contextlib.AsyncExitStack
     way: Way
+    host_keys: list[PrivateKey]
+    """The first one answers; a test that changes them changes what new connections see."""
     faults: list[dict[str, object]]
     """What went wrong behind everybody's back; a test that expects some takes it out."""
 
     async def dial(self, key: PrivateKey = ALICE, peer: Peer | None = None, *, keepalive: Keepalive = PATIENT,
-                   port: int = 0, patience: float = 10.0) -> Tunnel:
+                   port: int = 0, patience: float = 10.0,
+                   host_keys: Sequence[PrivateKey] = (HOST_KEY,)) -> Tunnel:
         tunnel = await dial("127.0.0.1", port or self.port, peer=peer or peer_of("alice", key), key=key,
-                            host_keys=[HOST_KEY.public], keepalive=keepalive, clock=CLOCK, way=self.way,
+                            host_keys=[one.public for one in host_keys], keepalive=keepalive, clock=CLOCK, way=self.way,
                             timeout=patience)
         self.stack.callback(tunnel.close, "the test is over")
         return tunnel
@@ -180,11 +183,12 @@ async def world(*, admission: Admission | None = None, keepalive: Keepalive = PA
     port = int(sock.getsockname()[1])
     admission = admission or Admission(100, 100)
     here, there = (choose({VARIABLE: one} if ways else os.environ) for one in ways or ("", ""))
-    listener = await listen([sock], host_key=HOST_KEY, door=door, admission=admission, keepalive=keepalive, clock=CLOCK,
-                            way=there, reception=reception, waiting=waiting)
+    host_keys = [HOST_KEY]
+    listener = await listen([sock], host_keys=lambda: host_keys, door=door, admission=admission, keepalive=keepalive,
+                            clock=CLOCK, way=there, reception=reception, waiting=waiting)
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(listener.close)
-        yield World(door, listener, port, admission, stack, here, faults)
+        yield World(door, listener, port, admission, stack, here, host_keys, faults)
         for tunnel in door.tunnels:
             tunnel.close("the test is over")
             await tunnel.wait_closed()

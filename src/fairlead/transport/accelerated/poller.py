@@ -31,6 +31,9 @@ _TOGETHER = 256
 _WIRE = 1 << 20
 _PLAIN = 1 << 18
 SWEEP_S = 1.0
+SWEPT, APART_S = 400, 0.1
+"""Connections that are swept before others get a turn, and how long these have it: every stream would wait for ten
+thousand at once. So many take longer than a round."""
 
 
 class Handler(Protocol):
@@ -57,7 +60,7 @@ class Watched(Handler, Protocol):
         ...
 
     def sweep(self, now: float) -> None:
-        """A second went by; *now* is the loop's time."""
+        """A second went by, of thousands of connections a few; *now* is the loop's time."""
         ...
 
 
@@ -83,6 +86,9 @@ class Poller:
         self._scheduled = False
         self._running = False
         self._sweeping: asyncio.TimerHandle | None = None
+        self._unswept: list[Watched] = []
+        self._round_at = self.now
+        """When the next round of sweeping begins."""
         loop.add_reader(self._epoll.fileno(), self._happened)
 
     def close(self) -> None:
@@ -174,10 +180,15 @@ class Poller:
             self.loop.call_exception_handler({"message": "the accelerated transport failed", "exception": another})
 
     def _sweep(self) -> None:
-        self._sweeping = self.loop.call_later(SWEEP_S, self._sweep) if self._connections else None
         self.now = self.loop.time()
-        for connection in tuple(self._connections):
-            try:
-                connection.sweep(self.now)
-            except Exception as bug:  # noqa: BLE001 - it is told to the loop
-                self._failed(connection, bug)
+        if not self._unswept:
+            self._unswept, self._round_at = list(self._connections), self.now + SWEEP_S
+        swept, self._unswept = self._unswept[:SWEPT], self._unswept[SWEPT:]
+        next_at = self.now + APART_S if self._unswept else max(self._round_at, self.now + APART_S)
+        self._sweeping = self.loop.call_at(next_at, self._sweep) if self._connections else None
+        for connection in swept:
+            if connection in self._connections:
+                try:
+                    connection.sweep(self.now)
+                except Exception as bug:  # noqa: BLE001 - it is told to the loop
+                    self._failed(connection, bug)
