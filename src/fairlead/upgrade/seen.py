@@ -1,0 +1,41 @@
+"""The highest versions that were seen of a repository: what keeps an old bundle from being offered again. Pure.
+
+It only ever rises. A node keeps its own and the store has the cluster's; whatever is restored from a backup is merged
+with what is known elsewhere, so that it brings no old bundle back.
+"""
+
+import json
+from dataclasses import asdict, dataclass, fields
+
+from fairlead.base import strict
+
+_MOST = 1 << 53
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Versions of the four kinds of metadata, and the security counter. Zero: none yet."""
+
+    root: int = 0
+    timestamp: int = 0
+    snapshot: int = 0
+    targets: int = 0
+    counter: int = 0
+
+    def merged(self, other: "Seen") -> "Seen":
+        """The higher of each."""
+        return Seen(*(max(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)))
+
+    def encode(self) -> bytes:
+        """As it is kept."""
+        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":")).encode()
+
+    @classmethod
+    def decode(cls, data: bytes) -> "Seen":
+        """What was kept. Raises ValueError."""
+        found = strict.loads(data)
+        if not isinstance(found, dict) or set(found) != {f.name for f in fields(cls)}:
+            raise ValueError("other fields")
+        if not all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n <= _MOST for n in found.values()):
+            raise ValueError("a version is none")
+        return cls(**found)
