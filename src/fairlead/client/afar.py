@@ -2,12 +2,13 @@
 
 What a log-in leaves is the *context*, a file of this user's, 0600: where the Controller is, the CA by which it is
 known, and the session, or in place of one a token for automation. Nothing of the environment has a
-say, and there is no way around the CA.
+say, and there is no way around the CA. When the cluster changes that, the context follows its trust statements.
 """
 
 import json
 import os
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,7 +18,8 @@ import httpx2
 from fairlead.base import files, strict
 from fairlead.base.errors import FairleadError, OperatorError
 from fairlead.client.api import HEADERS, Api, content, late
-from fairlead.pki.certificate import der_of
+from fairlead.client.following import followed
+from fairlead.pki.certificate import ders_of
 from fairlead.pki.verify import client_context
 
 FILE = "context.json"
@@ -73,11 +75,23 @@ def origin(url: str) -> str:
     return f"https://{host}:{port or 443}"
 
 
-class Afar(Api):
-    """An `Api` at a Controller. Every method raises OperatorError as well: ``FL-AFAR``, ``FL-DAEMON-ANSWER``."""
+class _Unverified(OperatorError):
+    """What is presented there is not by the CA that this log-in knows."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, url: str) -> None:
+        super().__init__("FL-AFAR-CA", f"{url} presents a certificate that the CA of this log-in has not issued",
+                         "see that nobody is in between; if the cluster has another root CA, log in again with that: "
+                         "`fairlead cluster ca` on a Controller prints it")
+
+
+class Afar(Api):
+    """An `Api` at a Controller. Every method raises OperatorError as well: ``FL-AFAR``, ``FL-AFAR-CA``,
+    ``FL-DAEMON-ANSWER``."""
+
+    def __init__(self, context: Context, keep: Callable[[Context], None] = lambda _: None) -> None:
+        """*keep*: called with the context that takes the place of this one when the cluster's root CA has changed."""
         self._context = context
+        self._keep = keep
 
     def log_in(self, password: str) -> Context:
         """A context with a session. Raises what the Controller refuses."""
@@ -105,13 +119,26 @@ class Afar(Api):
         return content(self._request(method, path, **sent))
 
     def _request(self, method: str, path: str, **sent: Any) -> httpx2.Response:
+        try:
+            return self._once(method, path, **sent)
+        except _Unverified:  # nothing was sent
+            ca = followed(self._context.url, self._context.ca, _TIMEOUT_S)
+            if ca is None:
+                raise
+        self._context = replace(self._context, ca=ca)
+        self._keep(self._context)
+        return self._once(method, path, **sent)
+
+    def _once(self, method: str, path: str, **sent: Any) -> httpx2.Response:
         headers = HEADERS | self._known_by()
-        verify = client_context([der_of(self._context.ca.encode())])
+        verify = client_context(ders_of(self._context.ca.encode()))
         try:
             with httpx2.Client(transport=httpx2.HTTPTransport(verify=verify, trust_env=False), trust_env=False,
                                base_url=self._context.url, timeout=_TIMEOUT_S) as client:
                 return client.request(method, path, headers=headers, **sent)
         except httpx2.ConnectError as error:
+            if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                raise _Unverified(self._context.url) from error
             raise OperatorError("FL-AFAR", f"{self._context.url} cannot be reached, or is not the Controller that the "
                                 f"CA knows: {error}", "check the address, and that the CA is this cluster's") from error
         except httpx2.TransportError as error:

@@ -34,6 +34,10 @@ class Api:
         """Delete *path*."""
         return self._send("DELETE", path)
 
+    def send(self, method: str, path: str, data: bytes, **params: Any) -> Any:
+        """Send *data* as it is."""
+        return self._send(method, path, content=data, params=params)
+
     def _send(self, method: str, path: str, **content: Any) -> Any:
         raise NotImplementedError
 

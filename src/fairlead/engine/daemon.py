@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,27 +25,31 @@ from fairlead.audit.record import Entry
 from fairlead.audit.witness import FOLDER as WITNESS
 from fairlead.audit.witness import Witness
 from fairlead.base import configuration, descriptors, files, logs
-from fairlead.base.clock import SECOND, Clock
-from fairlead.base.errors import FairleadError, OperatorError
-from fairlead.base.service import notify, on_signals
+from fairlead.base.clock import SECOND, Clock, spoken
+from fairlead.base.errors import FairleadError, OperatorError, Refused
+from fairlead.base.service import notify, on_signals, restarting
 from fairlead.engine import metrics
 from fairlead.engine.asking import Asking
 from fairlead.engine.commands import Commands, machine
 from fairlead.engine.documents import Documents
 from fairlead.engine.drivers.files import FilesDriver
 from fairlead.engine.drivers.haproxy import HaproxyDriver
+from fairlead.engine.images import bringing
 from fairlead.engine.link import Link
 from fairlead.engine.operations import Operations
 from fairlead.engine.settings import EngineSettings
 from fairlead.engine.spool import FOLDER as SPOOL
 from fairlead.engine.spool import Spool
+from fairlead.engine.upgrading import Upgrades, upgrades
 from fairlead.engine.upload import Upload
+from fairlead.engine.user_keys import OwnKeys
 from fairlead.engine.witnesses import Witnesses
-from fairlead.enrol import signed
+from fairlead.enrol import signed, statements
 from fairlead.enrol.exchange import Core, CoreController
-from fairlead.enrol.trust import HOST_KEY, USER_KEY, Trust, load_key
+from fairlead.enrol.keyring import Keyring
+from fairlead.enrol.trust import HOST_KEY, Trust, load_key
 from fairlead.enrol.trust import load as load_trust
-from fairlead.keys.ssh import PrivateKey, PublicKey
+from fairlead.keys.ssh import PrivateKey
 from fairlead.link.messages import MOST_HEADS, Plan, PlanController
 from fairlead.link.metrics import Name
 from fairlead.mesh import plan as plans
@@ -58,6 +62,10 @@ from fairlead.transport.peer import Target
 from fairlead.transport.traffic import Traffic
 from fairlead.transport.tunnel import Tunnel
 from fairlead.transport.way import Way, choose
+from fairlead.upgrade import launch
+from fairlead.upgrade.bringing import Bringing
+from fairlead.upgrade.trial import Facts, Proving
+from fairlead.upgrade.versions import Versions
 
 DRAIN_S = 3.0
 SOCKET = "control.sock"
@@ -70,8 +78,11 @@ OFFER_S = 15.0
 log = structlog.get_logger("fairlead.engine")
 
 
-async def run(state: Path, version: str, clock: Clock) -> None:
-    """Run the engine in *state* until it is told to stop, or removed. Raises FairleadError when it cannot start."""
+async def run(state: Path, version: str, clock: Clock) -> bool:
+    """Run the engine in *state* until it is told to stop, or removed; True: it is to be started anew.
+
+    Raises FairleadError when it cannot start.
+    """
     descriptors.take_all()
     files.check_private_folder(state)
     trust = load_trust(state)
@@ -80,21 +91,22 @@ async def run(state: Path, version: str, clock: Clock) -> None:
                             "join again: `fairlead engine join BUNDLE --name NAME`, with a new bundle")
     if trust.role != "engine":
         raise OperatorError("FL-ROLE", f"the node in {state} is a {trust.role}", "`fairlead controller run` runs it")
-    settings, user_key = load_settings(state), load_key(state, USER_KEY)
+    settings, keyring = load_settings(state), Keyring(state)
     host_key = load_key(state, HOST_KEY)
     check_asyncssh()
     control = bind_unix(state, SOCKET)
     try:
         journal = Journal.open(state / AUDIT, trust.node, clock)
         way = choose(os.environ)
-        spool = Spool(state / SPOOL)
+        spool = Spool(state / SPOOL, most_bytes=settings.spool_mib * 1024 * 1024)
         logs.start(trust.node, settings.log_level, also=spool.append)
-        engine = Engine(state, version, clock, settings, trust, user_key, host_key, journal, way, spool)
+        engine = Engine(state, version, clock, settings, trust, keyring, host_key, journal, way, spool)
         listener = await serve(engine.application(), [control], presented=None,
                                limits=Limits(keep_alive=True, body_bytes=1024 * 1024), admission=None)
         on_signals(engine.stopping, engine.hung_up)
         try:
             await engine.run(notify)
+            return engine.again
         finally:
             await listener.close(0.5)
             way.close()
@@ -122,7 +134,7 @@ class Engine:
     clock: Clock
     settings: EngineSettings
     trust: Trust
-    user_key: PrivateKey
+    keyring: Keyring
     host_key: PrivateKey
     journal: Journal
     way: Way
@@ -136,8 +148,14 @@ class Engine:
     commands: Commands = field(init=False)
     upload: Upload = field(init=False)
     witnesses: Witnesses = field(init=False)
+    user_keys: OwnKeys = field(init=False)
+    bundles: Bringing = field(init=False)
+    upgrades: Upgrades = field(init=False)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     """Set it to have it end."""
+    again: bool = False
+    """Whether it is to be started anew then, as what stands in `versions` says."""
+    versions: Versions = field(init=False)
     _offset: int = 0
     """Store time minus this machine's clock, microseconds."""
     _asking: Asking = field(default_factory=Asking)
@@ -151,20 +169,25 @@ class Engine:
 
     def __post_init__(self) -> None:
         self._started = self.clock.monotonic()
+        self.versions = launch.versions_of(self.state)
         link = Link(self, self.clock, f"fairlead/{self.version}")
-        dial = dialling(self.trust.user, self.user_key, self.settings.keepalive_s, self.clock, self.way)
+        dial = dialling(self.trust.user, lambda: self.keyring.held, self.settings.keepalive_s, self.clock, self.way)
         self.supervisor = Supervisor(dial, link.talk, self._serve_on, self._failed)
         self.listeners = Listeners(self.supervisor)
         self.witness_of = Witness(self.state / WITNESS, str(self.trust.cluster_uuid))
         self.documents = Documents(self.state, {
             "files": FilesDriver(self.state, lambda: self.settings.destinations),
             "haproxy": HaproxyDriver(self.state, lambda: self.settings.haproxy, self._place_of)},
-            now=lambda: self.clock.now() + self._offset, record=self._record)
+            now=self.store_time, record=self._record)
         self.commands = Commands({"status": self._status, "reload": self._reloaded, "diagnostics": self._diagnostics,
                                   "rotate-logs": self._rotated}, self._record)
         self.upload = Upload(self.spool, self.supervisor)
         self.witnesses = Witnesses(self.journal, self.trust.node, str(self.trust.cluster_uuid), self.host_key,
                                    self.clock)
+        self.user_keys = OwnKeys(self.keyring, self.trust.cluster_uuid, self.trust.node_id, self.host_key,
+                                 self.supervisor.tunnels_to, self._record)
+        self.bundles = bringing(self.state, self.supervisor, self.versions, self.clock, self.store_time, self._record)
+        self.upgrades = upgrades(self.state, self.versions, self.bundles, self.store_time, self.restart, self._record)
 
     def application(self) -> Any:
         """What the control socket serves."""
@@ -184,14 +207,18 @@ class Engine:
                           group.create_task(self.supervisor.watch(), name="links"),
                           group.create_task(self.documents.work(), name="documents"),
                           group.create_task(self.upload.run(), name="logs"),
-                          group.create_task(self.witnesses.show(), name="journal")]
+                          group.create_task(self.witnesses.show(), name="journal"),
+                          group.create_task(self.upgrades.own.run(), name="upgrade"),
+                          group.create_task(self.upgrades.tell(), name="upgrade-standing"),
+                          group.create_task(Proving(self.versions, self.version, self.facts, self.clock).run(),
+                                            name="trial")]
             if self.plan is not None:
                 await self._apply(self.plan)
             self.supervisor.want(self._controllers())
             tell("READY=1")
             log.info("engine.ready", version=self.version, plan=self.plan.revision if self.plan else 0)
             await self.stopping.wait()
-            tell("STOPPING=1")
+            tell(restarting() if self.again else "STOPPING=1")
             log.info("engine.stopping")
             drain_s = 0.0 if self.standing == "removed" else DRAIN_S
             await asyncio.gather(self.listeners.close(drain_s), self.supervisor.drain(drain_s))
@@ -200,13 +227,30 @@ class Engine:
                 task.cancel()
             for task in background:
                 task.cancel()
+        self.bundles.close()
         await self.documents.close()
+
+    def facts(self) -> Facts:
+        """How this node stands, for a version on trial."""
+        routes = self.supervisor.routes
+        silent = sum(error is not None and error.code == "FL-SSH-UNREACHABLE" and state != "up"
+                     for _, state, _, _, error in routes)
+        return Facts(len(routes), sum(state == "up" for _, state, *_ in routes), len(routes) - silent, 1,
+                     tuple(self.listeners.problems))
+
+    def restart(self) -> None:
+        """Drain, end, and be started anew: a switch of versions takes effect."""
+        with contextlib.suppress(FairleadError):  # the trial is the stricter for it
+            self.versions.note(self.facts().noted())
+        self.again = True
+        self.stopping.set()
 
     @property
     def problems(self) -> list[str]:
         """What is not as planned, one line each."""
         return [*([self._plan_problem] if self._plan_problem else []), *descriptors.problems(),
-                *self.listeners.problems, *self.documents.problems]
+                *self.listeners.problems, *self.documents.problems, *self.user_keys.problems,
+                *self.upgrades.problems]
 
     # -- what the link says -------------------------------------------------------------------------------------------
 
@@ -256,13 +300,17 @@ class Engine:
         self._offset = server_time - self.clock.now()
         self._asking.reset()
 
+    def store_time(self) -> int:
+        """Store time as a Controller said it, microseconds; never one that cannot be written down, whatever it said."""
+        return spoken(self.clock.now() + self._offset)
+
     def witness(self, controller: PlanController, head: str) -> None:
         """Keep a Controller's head, if it is its own; say so aloud when it contradicts what it said before."""
         self._later(self._witness(controller, head))
 
     async def _witness(self, controller: PlanController, head: str) -> None:
         try:
-            news = await self.witness_of.take(head, controller.name, PublicKey.from_line(controller.host_key))
+            news = await self.witness_of.take(head, controller.name, *controller.host_keys)
         except FairleadError as error:
             log.warning("audit.head-refused", controller=controller.name, code=error.code, reason=error.message)
             return
@@ -278,12 +326,40 @@ class Engine:
         """The heads that this node was shown."""
         return [head.text() for head in self.witness_of.heads][:MOST_HEADS]
 
+    @property
+    def trusting(self) -> int:
+        """The number of the trust statement that is followed."""
+        return self.trust.statement
+
+    def trust_in(self, texts: Sequence[str]) -> None:
+        """Follow trust statements that a Controller brings. Raises FairleadError: then nothing has changed."""
+        self._believe(self.trust.after(texts))
+        self._pin()
+
+    def _pin(self) -> None:
+        """Dial by the host keys of the statement, whether or not a plan has brought them yet."""
+        if self.plan is None:
+            return
+        stated = {c.node_id: c for c in self.trust.controllers}
+        controllers = [c if (s := stated.get(c.node_id)) is None else c.model_copy(update={
+            "host_key": s.host_key, "next_host_key": s.next_host_key}) for c in self.plan.controllers]
+        if controllers != self.plan.controllers:
+            self.plan = self.plan.model_copy(update={"controllers": controllers})
+            self.supervisor.want(self._controllers())
+
+    def _believe(self, trust: Trust) -> None:
+        if trust is not self.trust:
+            trust.save(self.state)
+            self.trust = trust
+            self._record("trust.followed", statement=str(trust.statement))
+            log.info("trust.followed", statement=trust.statement)
+
     def measure(self) -> Mapping[Name, float]:
         """How this node is, in numbers."""
         links = sum(state == "up" for _, state, *_ in self.supervisor.routes)
         return {**metrics.of_process(self.clock.monotonic() - self._started), "links": links,
                 **metrics.of_streams(self._traffic, self._reverses), **metrics.of_documents(self.documents),
-                "problems": len(self.problems)}
+                **metrics.of_spool(self.spool), "problems": len(self.problems)}
 
     @property
     def skew_s(self) -> float:
@@ -367,8 +443,9 @@ class Engine:
             return
         if not self._asking.is_due(self.clock.monotonic(), refused=error.code != "FL-SSH-UNREACHABLE"):
             return
+        await self._catch_up()
         try:
-            core = await signed.reread(self.trust, self.user_key, self.clock.now() + self._offset)
+            core = await self._reread()
         except FairleadError as answer:
             if answer.code == "FL-NODE-REMOVED":
                 self.removed()
@@ -379,10 +456,39 @@ class Engine:
             return
         self._learn(core)
 
+    async def _catch_up(self) -> None:
+        """While this node slept the Controllers may have changed their keys and certificates."""
+        if not self.trust.roots:
+            return
+        try:
+            trust = await statements.caught_up(self.trust)
+        except FairleadError as error:
+            log.warning("trust.refused", code=error.code, reason=error.message)
+            return
+        if trust is self.trust:
+            return
+        with contextlib.suppress(FairleadError):  # a full disk: it is fetched again after the next start
+            self._believe(trust)
+        self.trust = trust
+        controllers = _plan_of(trust.controllers)
+        self.plan = None if self.plan is None else self.plan.model_copy(update={"controllers": controllers})
+        self.supervisor.want(self._controllers())
+
+    async def _reread(self) -> Core:
+        """What the cluster knows of this node, asked with the first of its keys that is known there. Raises Refused."""
+        *others, last = self.keyring.held
+        for key in others:
+            try:
+                return await signed.reread(self.trust, key, self.store_time())
+            except Refused as refusal:
+                if refusal.code not in ("FL-KEY-RETIRED", "FL-SIG-KEY"):
+                    raise
+        return await signed.reread(self.trust, last, self.store_time())
+
     def _learn(self, core: Core) -> None:
         """Take new addresses of Controllers that we know; their host keys stay pinned."""
-        known = {c.name: c.host_key for c in self.trust.controllers}
-        fresh = [c for c in core.controllers if known.get(c.name, c.host_key) == c.host_key]
+        known = {c.name: {c.host_key, c.next_host_key} for c in self.trust.controllers}
+        fresh = [c for c in core.controllers if c.host_key in known.get(c.name, (c.host_key,))]
         if fresh and fresh != self.trust.controllers:
             self.trust = self.trust.but(controllers=[c.model_dump() for c in fresh])
             with contextlib.suppress(FairleadError):
@@ -395,7 +501,8 @@ class Engine:
         """What the portal and a restart need is kept with the trust."""
         fresh = [CoreController(name=c.name, address=address, portal_port=c.portal_port, ssh_port=c.ssh_port,
                                 internal_address=c.internal_address, host_key=c.host_key, user_key=c.user_key,
-                                node_id=c.node_id) for c in plan.controllers for address in c.addresses]
+                                node_id=c.node_id, next_host_key=c.next_host_key)
+                 for c in plan.controllers for address in c.addresses]
         if fresh and fresh != self.trust.controllers:
             self.trust = self.trust.but(controllers=[c.model_dump() for c in fresh])
             self.trust.save(self.state)
@@ -434,9 +541,11 @@ class Engine:
                 "machine": machine()}
 
     def hung_up(self) -> None:
-        """SIGHUP: settings anew, and every document and Controller again."""
+        """SIGHUP: settings anew, and every document and Controller again; another version, if one is to run."""
         try:
             self._reload()
+            if launch.due(self.versions):
+                self.restart()
         except FairleadError as error:
             log.error("reload.refused", code=error.code, reason=error.message)
 
@@ -471,5 +580,5 @@ def _plan_of(controllers: list[CoreController]) -> list[PlanController]:
         found[c.name] = PlanController(
             node_id=c.node_id, name=c.name, addresses=[*(before.addresses if before else []), c.address],
             ssh_port=c.ssh_port, portal_port=c.portal_port, internal_address=c.internal_address, host_key=c.host_key,
-            user_key=c.user_key)
+            user_key=c.user_key, next_host_key=c.next_host_key)
     return list(found.values())

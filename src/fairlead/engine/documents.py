@@ -37,12 +37,11 @@ log = structlog.get_logger("fairlead.engine")
 class Driver(Protocol):
     """What applies documents of one kind. *others* and *held*: the bodies in force, by the documents' names."""
 
-    def check(self, text: str) -> None:
-        """Raises Refused for a body that can not be applied here."""
-        ...
-
     async def apply(self, name: str, text: str, others: Mapping[str, str]) -> None:
-        """Put *text* in force in place of what *others* says of *name*. Raises FairleadError: then that still is."""
+        """Put *text* in force in place of what *others* says of *name*.
+
+        Raises Refused for a body that cannot be applied here, any FairleadError: then that still is in force.
+        """
         ...
 
     async def remove(self, name: str, others: Mapping[str, str]) -> None:
@@ -96,6 +95,8 @@ class Documents:
         self._kept: dict[tuple[str, str], _Kept] = {}
         self._wanted: Assignment | None = None
         self._sources: list[Source] = []
+        self._reported: dict[Source, list[Held]] = {}
+        """What each was last told."""
         self._brought: dict[str, str] = {}
         """Bodies that came unasked, by digest."""
         self._problems: dict[str, str] = {}
@@ -129,7 +130,8 @@ class Documents:
         """A Controller has said what this engine should have."""
         if source not in self._sources:
             self._sources.insert(0, source)
-            del self._sources[MOST_CONTROLLERS:]
+            for oldest in self._sources[MOST_CONTROLLERS:]:
+                self.left(oldest)
         known = self._wanted
         if known is None or known.generation != assignment.generation or known.revision <= assignment.revision:
             self._wanted = assignment
@@ -145,6 +147,7 @@ class Documents:
         """That Controller is no longer connected."""
         if source in self._sources:
             self._sources.remove(source)
+            self._reported.pop(source, None)
 
     async def work(self) -> None:
         """Follow, until cancelled."""
@@ -205,7 +208,6 @@ class Documents:
         try:
             if driver is None:
                 raise Refused("FL-DOCUMENT-KIND", f"this engine has no driver {one.kind}", "upgrade it")
-            driver.check(body)
             await driver.apply(one.name, body, self._bodies(one.kind))
             await self._keep(key, _Kept(Held(kind=one.kind, name=one.name, revision=one.revision, digest=one.digest,
                                              since=self._now()), body), driver)
@@ -257,8 +259,11 @@ class Documents:
     async def _report(self) -> None:
         held = self.held
         for source in list(self._sources):
-            with contextlib.suppress(FairleadError):
-                await source.report(held)
+            if self._reported.get(source) != held:
+                with contextlib.suppress(FairleadError):
+                    await source.report(held)
+                    if source in self._sources:
+                        self._reported[source] = held
 
     def _bodies(self, kind: str) -> dict[str, str]:
         return {name: kept.body for (of, name), kept in self._kept.items() if of == kind and kept.held.revision}

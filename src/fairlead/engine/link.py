@@ -18,16 +18,21 @@ from fairlead.base.clock import Clock
 from fairlead.base.errors import FairleadError, Refused
 from fairlead.engine.commands import Commands
 from fairlead.engine.documents import Documents
+from fairlead.engine.upgrading import Upgrades
+from fairlead.engine.user_keys import OwnKeys
 from fairlead.engine.witnesses import Witnesses
-from fairlead.link import frames
+from fairlead.link import frames, spoken
 from fairlead.link.messages import (
+    FOLLOWS_TRUST,
     KEEPS_HEADS,
+    PINS_BOTH,
     REPORTS_METRICS,
     SHOWS_JOURNAL,
     SUBSYSTEM,
     TAKES_COMMANDS,
     TAKES_DOCUMENTS,
-    VERSION,
+    TAKES_KEYS,
+    UPGRADES,
     Acknowledge,
     AnyFromEngine,
     Assignment,
@@ -50,18 +55,28 @@ from fairlead.link.messages import (
     Metrics,
     MetricsWanted,
     NewPlan,
+    NextKeyWanted,
     Plan,
     PlanController,
     Removed,
     StreamsWanted,
+    Trusting,
+    TrustOffered,
+    TrustStatements,
+    UpgradeRoot,
+    UpgradeStanding,
+    UpgradeWanted,
+    UserKeys,
     Welcome,
     from_controller,
 )
 from fairlead.link.metrics import Name
+from fairlead.link.spoken import Spoken
 from fairlead.transport.channel import Channel
 from fairlead.transport.tunnel import Tunnel
 
-ABILITIES = (KEEPS_HEADS, TAKES_DOCUMENTS, TAKES_COMMANDS, SHOWS_JOURNAL, REPORTS_METRICS)
+ABILITIES = (KEEPS_HEADS, TAKES_DOCUMENTS, TAKES_COMMANDS, SHOWS_JOURNAL, REPORTS_METRICS, FOLLOWS_TRUST, TAKES_KEYS,
+             PINS_BOTH, UPGRADES)
 SILENT_HEARTBEATS = 4
 """A Controller that answers no heartbeat for this long is not there, whatever its TCP connection says."""
 
@@ -125,6 +140,25 @@ class Following(Protocol):
         """What Controllers may ask for."""
         ...
 
+    @property
+    def trusting(self) -> int:
+        """The number of the trust statement that is followed."""
+        ...
+
+    def trust_in(self, texts: Sequence[str]) -> None:
+        """Follow trust statements. Raises FairleadError: then nothing has changed."""
+        ...
+
+    @property
+    def user_keys(self) -> OwnKeys:
+        """The user keys that it holds."""
+        ...
+
+    @property
+    def upgrades(self) -> Upgrades:
+        """The version that it runs, and is to run."""
+        ...
+
     def measure(self) -> Mapping[Name, float]:
         """How this node is, in numbers."""
         ...
@@ -143,8 +177,8 @@ class Link:
         """Speak with *controller* until the link ends. Raises FairleadError."""
         channel = await tunnel.subsystem(SUBSYSTEM)
         plan = self._engine.plan
-        software = " ".join((self._software, *ABILITIES))
-        await _say(channel, Hello(v=VERSION, software=software, instance=self._instance,
+        software = " ".join((self._software, *ABILITIES, spoken.OURS.ability))
+        await _say(channel, Hello(v=spoken.OURS.lowest, software=software, instance=self._instance,
                                   generation=plan.generation if plan else "",
                                   plan_revision=plan.revision if plan else 0))
         conversation = _Conversation(self._engine, self._clock, controller, tunnel, channel)
@@ -172,11 +206,14 @@ class _Conversation:
         self._asked: dict[int, asyncio.Future[list[str]]] = {}
         self._numbers = itertools.count(1)
         self._running: set[asyncio.Task[None]] = set()
+        self._keys: UserKeys | None = None
+        """What was said last of this node's keys, while it is followed."""
 
     def ended(self) -> None:
         """Nothing more comes."""
         self._engine.documents.left(self)
         self._engine.witnesses.left(self)
+        self._engine.upgrades.left(self)
         waiting: list[asyncio.Future[Any]] = [*self._fetching.values(), *self._asked.values()]
         for one in waiting:
             one.cancel()
@@ -187,6 +224,19 @@ class _Conversation:
         outcome = await self._engine.commands.run(command, self._controller.name)
         with contextlib.suppress(FairleadError):  # the link has ended
             await _say(self._channel, outcome)
+
+    async def _follow_keys(self) -> None:
+        """What was said last of this node's keys; until nothing more was said meanwhile."""
+        done = None
+        while self._keys is not None and self._keys is not done:
+            done = self._keys
+            await self._answer(self._engine.user_keys.follow(done, self._controller.name))
+        self._keys = None
+
+    async def _answer(self, work: Coroutine[Any, Any, AnyFromEngine]) -> None:
+        answer = await work
+        with contextlib.suppress(FairleadError):  # the link has ended
+            await _say(self._channel, answer)
 
     def _work(self, work: Coroutine[Any, Any, None]) -> None:
         """Beside the conversation, and no longer than it."""
@@ -202,6 +252,10 @@ class _Conversation:
     async def show(self, head: str) -> None:
         """Give it a head to keep; see `engine.witnesses.Controller`."""
         await _say(self._channel, JournalHead(head=head))
+
+    async def report_upgrade(self, standing: UpgradeStanding) -> None:
+        """Say how this engine stands with its version; see `engine.upgrading.Asking`."""
+        await _say(self._channel, standing)
 
     async def shown(self) -> list[str]:
         """What it was shown."""
@@ -257,11 +311,18 @@ class _Conversation:
                 await _say(self._channel, Metrics(values={
                     name: value for name, value in measured.items() if name in self._metrics.names}))
 
+    def _trusted(self, texts: Sequence[str]) -> Trusting:
+        try:
+            self._engine.trust_in(texts)
+        except FairleadError as error:
+            log.warning("trust.refused", controller=self.name, code=error.code, reason=error.message)
+            return Trusting(number=self._engine.trusting, code=error.code, words=error.message[:1000])
+        return Trusting(number=self._engine.trusting)
+
     async def _heed(self, fields: dict[str, Any]) -> None:
         match from_controller(fields):
             case Welcome() as welcome:
-                if welcome.v != VERSION:
-                    raise Refused("FL-LINK-VERSION", "the Controller speaks another version of the link")
+                spoken.both(Spoken(welcome.v, welcome.v), self.name)
                 self._engine.heard(welcome.server_time)
                 if not self._every.done():
                     self._every.set_result(welcome.heartbeat_s)
@@ -290,8 +351,24 @@ class _Conversation:
                     answer.set_result(heads)
             case Command() as command:
                 self._work(self._run(command))
-            case MetricsWanted() as wanted:
-                self._metrics = wanted
+            case MetricsWanted() as measured:
+                self._metrics = measured
+            case TrustOffered():
+                await _say(self._channel, Trusting(number=self._engine.trusting))
+            case TrustStatements(texts=texts):
+                await _say(self._channel, self._trusted(texts))
+            case NextKeyWanted() as wanted:
+                self._work(self._answer(self._engine.user_keys.next(wanted)))
+            case UserKeys() as told:
+                if self._keys is None:
+                    self._work(self._follow_keys())
+                else:
+                    told = told.model_copy(update={"revoked": sorted({*self._keys.revoked, *told.revoked})})
+                self._keys = told
+            case UpgradeWanted() as upgrade:
+                self._engine.upgrades.asked(self, upgrade)
+            case UpgradeRoot(root=root):
+                self._engine.upgrades.own.pin(root.encode())
             case StreamsWanted():
                 self._engine.open_streams(self._controller)
             case Removed():

@@ -2,7 +2,7 @@
 
 from typing import Any, Protocol
 
-from fairlead.api.mesh import connecting, describe, describe_hosts
+from fairlead.api.mesh import connecting, describe, describe_hosts, describe_known_hosts
 from fairlead.engine.settings import EngineSettings
 from fairlead.enrol.trust import Trust
 from fairlead.keys.ssh import PrivateKey, PublicKey
@@ -105,6 +105,11 @@ class Operations:
     def hosts(self) -> list[dict[str, Any]]:
         """Where this engine finds whom."""
         return describe_hosts(plans.names(self._engine.plan, self._view())) if self._engine.plan else []
+
+    def known_hosts(self) -> list[dict[str, Any]]:
+        """By which SSH host keys the Controllers are known here."""
+        return [row for c in (self._engine.plan.controllers if self._engine.plan else ())
+                for row in describe_known_hosts(c.name, c.addresses, c.ssh_port, c.host_keys)]
 
     def _view(self) -> View:
         return self._engine.settings.see()

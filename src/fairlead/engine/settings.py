@@ -5,6 +5,7 @@ import ipaddress
 from pydantic import Field, field_validator
 
 from fairlead.base.configuration import Settings
+from fairlead.engine.spool import MOST_BYTES
 from fairlead.mesh.settings import NodeSettings
 
 Program = list[str]
@@ -42,5 +43,7 @@ class EngineSettings(NodeSettings):
     """What the flags of `engine join` set, and what its owner declares."""
 
     role: str = Field(default="engine", pattern="^engine$")
+    spool_mib: int = Field(default=MOST_BYTES // (1024 * 1024), ge=8, le=1024 * 1024)
+    """Of logs that no Controller has yet; of more the oldest goes."""
     destinations: dict[str, Destination] = Field(default_factory=dict)
     haproxy: HaproxySettings | None = None

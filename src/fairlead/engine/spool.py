@@ -35,7 +35,9 @@ class Spool:
     def __init__(self, folder: Path, *, most_bytes: int = MOST_BYTES, part_bytes: int = PART_BYTES) -> None:
         """Opens or makes it. Raises OperatorError."""
         self._folder = folder
-        self._most = most_bytes
+        self.most = most_bytes
+        self.dropped = 0
+        """Bytes that went without any Controller having them, since this was opened."""
         self._part = part_bytes
         self._turn = threading.Lock()
         self._lost = 0
@@ -130,10 +132,11 @@ class Spool:
         begin, size = self._parts[-1]
         self._parts[-1] = begin, size + len(data)
         self.end += len(data)
-        if self.end - self.begin > self._most and len(self._parts) > 1:
+        if self.end - self.begin > self.most and len(self._parts) > 1:
             dropped = sum(self._parts[0]) - max(self.settled, self.begin)
             self._remove()
             if dropped > 0:
+                self.dropped += dropped
                 self._write(json.dumps({"event": "spool.dropped", "level": "warning", "bytes": dropped}))
 
     def _open(self) -> None:

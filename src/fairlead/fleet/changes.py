@@ -82,7 +82,7 @@ class Changes:
         now = self._clock.monotonic()
         stood_still, self._swept = now - self._swept > STOOD_STILL_S, now
         nodes = [node for node in self._directory.nodes.values() if node.role == "engine"]
-        for gone in self._states.keys() - {node.id for node in nodes}:
+        for gone in self._states.keys() - self._directory.nodes.keys():
             del self._states[gone]
             self._changes.pop(gone, None)
         seen: list[tuple[Node, Change]] = []

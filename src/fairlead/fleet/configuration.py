@@ -21,7 +21,9 @@ from fairlead.audit.record import Entry
 from fairlead.base.clock import rfc3339
 from fairlead.base.errors import Refused, printable
 from fairlead.fleet.documents import Document, Former, assigned, body_of, check_name, decode, encode
-from fairlead.fleet.rollout import Standing, step, verdict
+from fairlead.fleet.rollout import step, verdict
+from fairlead.fleet.tally import Tally
+from fairlead.fleet.together import Together
 from fairlead.link import frames
 from fairlead.link.documents import MOST_DOCUMENTS, check, shown
 from fairlead.link.messages import (
@@ -32,7 +34,6 @@ from fairlead.link.messages import (
     Assignment,
     Body,
     BodyWanted,
-    Held,
     Holding,
 )
 from fairlead.nodes.concerned import Concerned
@@ -134,14 +135,14 @@ class Configuration:
         """Engines of one kind are told the same: it is kept once."""
         self._frames: dict[tuple[Assigned, ...] | str, bytes] = {}
         """And encoded once: what is assigned, and bodies by their digests. For one round of telling."""
-        self._held: dict[str, dict[str, Held]] = {}
-        """By the id of an engine and the key of a document: what it last said."""
         self._turn = asyncio.Lock()
         self._concerned = Concerned(directory, lambda: directory.changes[DOCUMENTS])
         self._dirty = asyncio.Event()
+        self._together = Together()
         self._moved = asyncio.Event()
         """An engine has said something, or a document has changed."""
         directory.listen(self._changed)
+        self._tally = Tally(directory, self._documents)
 
     def _changed(self) -> None:
         self._concerned.note()
@@ -218,13 +219,12 @@ class Configuration:
 
     def describe(self, document: Document) -> dict[str, Any]:
         """It as listings show it, with how many of its engines have it."""
-        key, none = document.key, dict[str, Held]()
-        verdicts = [verdict(document, self._held.get(node.id, none).get(key)) for node in self._meant(document)]
+        numbers = self._tally.numbers(document)
         return {"kind": document.kind, "name": document.name, "target": document.target,
                 "revision": document.revision, "sha256": document.digest, "put_at": rfc3339(document.at),
                 "put_by": document.by, "stage": document.stage, "why": document.why or None,
-                "engines": len(verdicts), "applied": verdicts.count("applied"),
-                "refused": verdicts.count("refused"), "behind": verdicts.count("behind")}
+                "engines": numbers.total(), "applied": numbers["applied"], "refused": numbers["refused"],
+                "behind": numbers["behind"]}
 
     def read(self, document: Document) -> dict[str, Any]:
         """The same with its body."""
@@ -233,10 +233,10 @@ class Configuration:
     def status(self, document: Document) -> dict[str, Any]:
         """The same with its engines, by name: what runs there, since when, and what it said to this revision."""
         return self.describe(document) | {"rows": [
-            self._row(node, document) for node in sorted(self._meant(document), key=lambda node: node.name)]}
+            self._row(node, document) for node in sorted(self._tally.meant(document), key=lambda node: node.name)]}
 
     def _row(self, node: Node, document: Document) -> dict[str, Any]:
-        held = self._holds(node, document)
+        held = self._tally.holds(node.id).get(document.key)
         said = verdict(document, held)
         running = held is not None and held.revision > 0
         return {"engine": node.name, "state": self._engines.state(node), "document": document.key,
@@ -250,6 +250,7 @@ class Configuration:
     async def greeted(self, node_id: str) -> None:
         """An engine has come: it is told what it should have."""
         self._told.pop(node_id, None)
+        self._tally.came(node_id)
         self._frames.clear()  # they say up to which revision the picture is
         await self._tell(node_id)
 
@@ -260,8 +261,8 @@ class Configuration:
             case BodyWanted(digest=wanted) if node is not None:
                 text = body_of(node, self._documents.values(), wanted)
                 await self._engines.tell(node_id, Body(digest=wanted, body=text))
-            case Holding(documents=held):
-                self._held[node_id] = {f"{one.kind}/{one.name}": one for one in held}
+            case Holding(documents=held) if node is not None:
+                self._tally.says(node_id, held)
                 self._moved.set()
             case _:
                 pass
@@ -269,6 +270,7 @@ class Configuration:
     def left(self, node_id: str) -> None:
         """An engine's link has ended. What it said last is still what it runs, as far as anybody knows."""
         self._told.pop(node_id, None)
+        self._tally.left(node_id)
         self._moved.set()
 
     async def push(self) -> None:
@@ -278,14 +280,11 @@ class Configuration:
             await asyncio.sleep(GATHER_S)
             self._dirty.clear()
             concerned = self._concerned.take()
-            for gone in (self._held.keys() if concerned is None else self._held.keys() & concerned) \
-                    - self._directory.nodes.keys():
-                del self._held[gone]
             self._known.clear()
             self._frames.clear()
             linked = self._engines.linked(self.ability) if concerned is None else list(self._told.keys() & concerned)
             for start in range(0, len(linked), TOGETHER):
-                await asyncio.gather(*map(self._tell, linked[start:start + TOGETHER]))
+                await self._together.do(map(self._tell, linked[start:start + TOGETHER]))
 
     async def _tell(self, node_id: str) -> None:
         node = self._directory.nodes.get(node_id)
@@ -304,7 +303,7 @@ class Configuration:
         if told is not None and told[2] == documents:
             return
         known = {one.digest for one in (told[2] if told else ())} | {
-            one.digest for one in self._held.get(node_id, {}).values()}
+            one.digest for one in self._tally.holds(node_id).values()}
         for one in documents:
             if one.digest and not one.keep and one.digest not in known and (frame := self._small(node, one.digest)):
                 await self._engines.send(node_id, frame)  # before it is asked for
@@ -344,13 +343,8 @@ class Configuration:
         return [document for document in self._documents.values() if document.stage not in ("done", "halted")]
 
     async def _move(self, document: Document) -> None:
-        linked = set(self._engines.linked(self.ability))
-        standings = []
-        for node in self._meant(document):
-            if node.id in linked:
-                held = self._holds(node, document)
-                standings.append(Standing(node, verdict(document, held), held.words if held else ""))
-        new = step(document, standings, await self._store.now())
+        now = await self._store.now()
+        new = step(document, self._tally.score(document), lambda: self._tally.standings(document), now)
         if new is None:
             return
         if new.stage == document.stage:
@@ -368,17 +362,11 @@ class Configuration:
                 log.warning("alarm", alarm="document.halted", about=new.key, code="FL-DOCUMENT-HALTED",
                             reason=_whose(new.why))
 
-    def _meant(self, document: Document) -> list[Node]:
-        return [node for node in self._directory.nodes.values() if document.meant_for(node)]
-
-    def _holds(self, node: Node, document: Document) -> Held | None:
-        return self._held.get(node.id, {}).get(document.key)
-
     def _check_room(self, kind: str, name: str, target: str) -> None:
         others = [one for one in self._documents.values() if one.key != f"{kind}/{name}"]
         if len(others) >= MOST:
             raise Refused("FL-DOCUMENT-MANY", f"there are {MOST} documents", "delete some, or put several into one")
-        for node in self._meant(Document(kind, name, target, 0, "", 0, "")):
+        for node in self._tally.meant(Document(kind, name, target, 0, "", 0, "")):
             if sum(one.meant_for(node) for one in others) >= MOST_DOCUMENTS:
                 raise Refused("FL-DOCUMENT-MANY", f"{node.name} has {MOST_DOCUMENTS} documents",
                               "delete some, or put several into one")

@@ -36,7 +36,7 @@ log = structlog.get_logger("fairlead.audit")
 class Kept(Protocol):
     """What was shown of each chain."""
 
-    async def take(self, text: str, node: str, host_key: PublicKey) -> News:
+    async def take(self, text: str, node: str, *host_keys: PublicKey) -> News:
         """Keep a head. Raises FairleadError."""
         ...
 

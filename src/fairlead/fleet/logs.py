@@ -1,12 +1,12 @@
-"""Logs of engines, as they come up: appended where they belong, synced, settled, bounded, and read by whoever may.
+"""Logs of engines, as they come up: appended where they belong, synced, settled, bounded. `fleet.reading` reads them.
 
 Rules, and what each stops:
 
 1. Whose logs they are is the key that the connection proved; a folder by the node's id, files by spool and offset.
 2. An offset is taken once: what comes again is passed over, what is missing begins another file. Nothing is settled
    before it is on the disk.
-3. There is a bound for each engine, the oldest files go first, and few engines upload at once, each at a pace: neither
-   a talkative engine nor thousands after an outage fill the disk or starve what else runs here.
+3. There is a bound for each engine, of bytes and of files, the oldest files go first, and few engines upload at once,
+   each at a pace: neither a talkative engine nor thousands after an outage fill the disk or starve what else runs here.
 4. What engines write is theirs: it is stored and shown, and nothing of it is believed.
 
     logs/<node id>/<spool>.<offset, 20 digits>.log
@@ -17,15 +17,17 @@ import contextlib
 import os
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import structlog
 
 from fairlead.base import files
-from fairlead.base.errors import FairleadError, OperatorError, Refused, printable
+from fairlead.base.errors import FairleadError, OperatorError, Refused
 from fairlead.link import frames
+from fairlead.link.engines import MOST_PARTS, Part
 from fairlead.link.logs import VERSION, Chunks, Have, Want, have, settled
 from fairlead.nodes.node import Node
 from fairlead.transport.channel import Channel
@@ -35,6 +37,8 @@ FOLDER = "logs"
 FILE_BYTES = 8 * 1024 * 1024
 MOST_BYTES = 64 * 1024 * 1024
 """Of one engine."""
+MOST_FILES = 512
+"""Likewise. One is begun for each 8 MiB, and wherever something is missing in between."""
 AT_ONCE = 16
 """Engines that upload."""
 RATE = 4 * 1024 * 1024
@@ -42,21 +46,17 @@ RATE = 4 * 1024 * 1024
 HELLO_S = 10.0
 SILENT_S = 30.0
 """An engine that has said nothing for so long makes room for another."""
-MOST_PAGE = 512 * 1024
 _NAME = re.compile(r"([0-9a-f]{32})\.([0-9]{20})\.log")
-_PLACE = re.compile(r"([0-9a-f]{32})\.([0-9]{1,20})")
 
 log = structlog.get_logger("fairlead.fleet")
+
+T = TypeVar("T")
 
 
 class Nodes(Protocol):
     """The directory."""
 
     nodes: dict[str, Node]
-
-    def named(self, name: str) -> Node | None:
-        """The node of that name."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -70,14 +70,6 @@ class _File:
     @property
     def end(self) -> int:
         return self.begin + self.size
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """A part of an engine's logs: whole lines, and where the next ones begin."""
-
-    text: str
-    place: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,46 +139,26 @@ class Logs:
     def _bound(self, folder: Path) -> None:
         """Let the oldest files go."""
         found = sorted(_files(folder), key=lambda one: (one.changed, one.begin))
-        total = sum(one.size for one in found)
+        total, left = sum(one.size for one in found), len(found)
         for one in found[:-1]:
-            if total <= self._most:
+            if total <= self._most and left <= MOST_FILES:
                 return
             one.path.unlink(missing_ok=True)
             total -= one.size
+            left -= 1
 
-    async def page(self, name: str, place: str) -> Page:
-        """The lines of the engine *name* from *place* on; empty: from the oldest that is here. Raises Refused."""
-        node = self._nodes.named(name)
-        if node is None or node.role != "engine":
-            raise Refused("FL-NODE-UNKNOWN", f"there is no engine {printable(name, 80)!r}", "see `fairlead node list`")
-        found = _PLACE.fullmatch(place)
-        if place and found is None:
-            raise Refused("FL-LOGS-PLACE", "that is no place in a log", "take it from the page before")
-        spool, offset = (found[1], int(found[2])) if found else ("", 0)
-        try:
-            return await asyncio.to_thread(self._page, self._folder / node.id, spool, offset)
-        except OSError as error:
-            raise OperatorError("FL-DISK", f"the logs of {name} cannot be read: {error.strerror}",
-                                "mend the disk") from None
+    async def parts(self, node_id: str, spool: str, offset: int) -> list[Part]:
+        """Of each spool of that engine that is here, the first run that goes on after *offset* of *spool*; of others,
+        the first. Raises OperatorError FL-DISK.
+        """
+        return await _told(lambda: _parts(self._folder / node_id, spool, offset))
 
-    def _page(self, folder: Path, spool: str, offset: int) -> Page:
-        order = sorted(_files(folder), key=lambda one: (one.changed, one.begin))
-        spools = list(dict.fromkeys(one.spool for one in order))
-        for one in sorted(order, key=lambda one: (spools.index(one.spool), one.begin)):
-            if spool in spools and (spools.index(one.spool), one.end) <= (spools.index(spool), offset):
-                continue
-            begin = max(one.begin, offset) if one.spool == spool else one.begin
-            try:
-                with one.path.open("rb") as file:
-                    file.seek(begin - one.begin)
-                    data = file.read(MOST_PAGE)
-            except FileNotFoundError:
-                continue
-            if len(data) == MOST_PAGE and b"\n" in data:  # whole lines, where there are any
-                data = data[:data.rindex(b"\n") + 1]
-            if data:
-                return Page(data.decode(errors="replace"), f"{one.spool}.{begin + len(data)}")
-        return Page("", f"{spool}.{offset}" if spool else "")
+    async def read(self, node_id: str, spool: str, offset: int, most: int) -> bytes:
+        """At most *most* bytes of a spool from *offset* on; empty where there is nothing.
+
+        Raises OperatorError FL-DISK.
+        """
+        return await _told(lambda: _read(self._folder / node_id, spool, offset, most))
 
     async def forget(self) -> None:
         """Remove what is left of engines that are no longer in the cluster."""
@@ -256,6 +228,45 @@ def _files(folder: Path) -> list[_File]:
                 now = path.stat()
                 found.append(_File(named[1], int(named[2]), now.st_size, now.st_mtime, path))
     return sorted(found)
+
+
+def _parts(folder: Path, spool: str, offset: int) -> list[Part]:
+    spools: dict[str, list[_File]] = {}
+    for file in _files(folder):
+        spools.setdefault(file.spool, []).append(file)
+    found = []
+    for name, files_of in spools.items():
+        after = offset if name == spool else -1
+        begin = end = max(file.end for file in files_of)
+        ahead = [file for file in files_of if file.size and file.end > after]
+        if ahead:
+            begin, end = ahead[0].begin, ahead[0].end
+            for file in ahead[1:]:
+                if file.begin > end:
+                    break
+                end = max(end, file.end)
+        found.append(Part(spool=name, since=max(0.0, min(file.changed for file in files_of)), begin=begin, end=end))
+    return sorted(found, key=lambda part: (part.since, part.spool))[:MOST_PARTS]
+
+
+def _read(folder: Path, spool: str, offset: int, most: int) -> bytes:
+    for file in _files(folder):
+        if file.spool == spool and file.begin <= offset < file.end:
+            try:
+                with file.path.open("rb") as opened:
+                    opened.seek(offset - file.begin)
+                    return opened.read(most)
+            except FileNotFoundError:  # it went meanwhile, for the bound
+                return b""
+    return b""
+
+
+async def _told(work: Callable[[], T]) -> T:
+    """What *work* finds on the disk. Raises OperatorError FL-DISK."""
+    try:
+        return await asyncio.to_thread(work)
+    except OSError as error:
+        raise OperatorError("FL-DISK", f"logs of engines cannot be read: {error.strerror}", "mend the disk") from None
 
 
 async def _hello(channel: Channel) -> tuple[Have, Chunks]:

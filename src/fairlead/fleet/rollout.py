@@ -5,7 +5,7 @@ stage everybody is waited for, but not for ever; too many that refuse, or say no
 connected is not waited for.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -29,6 +29,15 @@ class Standing:
     words: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How many connected engines a document has come to, and how many of these refuse it or have not answered."""
+
+    asked: int
+    refused: int
+    silent: int
+
+
 def verdict(document: Document, held: Held | None) -> Verdict:
     """What an engine that holds *held* has made of *document*."""
     if held is None:
@@ -38,20 +47,22 @@ def verdict(document: Document, held: Held | None) -> Verdict:
     return "refused" if held.tried == document.revision else "behind"
 
 
-def step(document: Document, connected: Sequence[Standing], now: int) -> Document | None:
-    """What *document* becomes next; None: nothing changes for now."""
+def step(document: Document, score: Score, connected: Callable[[], Sequence[Standing]],
+         now: int) -> Document | None:
+    """What *document* becomes next; None: nothing changes for now.
+
+    *connected*: its engines that are connected, one by one; asked for only where one has to be named.
+    """
     if document.stage in ("done", "halted"):
         return None
     if document.stage == "first":
-        return _first(document, connected, now)
-    asked = [one for one in connected if document.reaches(one.node)]
-    refused = [one for one in asked if one.verdict == "refused"]
-    silent = [one for one in asked if one.verdict == "behind"]
+        return _first(document, connected(), now)
     late = now - document.since > PATIENCE
-    bad = [*refused, *silent] if late else refused
-    if 100 * len(bad) > document.most_failures * len(asked):
-        return _halted(document, bad, len(asked), now)
-    if silent and not late:
+    bad = score.refused + (score.silent if late else 0)
+    if 100 * bad > document.most_failures * score.asked:
+        return _halted(document, [one for one in connected() if one.verdict != "applied"
+                                  and document.reaches(one.node)], bad, score.asked, now)
+    if score.silent and not late:
         return None
     if document.stage == "some":
         return replace(document, stage="all", since=now)
@@ -68,12 +79,12 @@ def _first(document: Document, connected: Sequence[Standing], now: int) -> Docum
     if chosen.verdict == "applied":
         return replace(document, stage="some", since=now)
     if chosen.verdict == "refused" or now - document.since > PATIENCE:
-        return _halted(document, [chosen], 1, now)
+        return _halted(document, [chosen], 1, 1, now)
     return None
 
 
-def _halted(document: Document, bad: Sequence[Standing], asked: int, now: int) -> Document:
-    worst = min(bad, key=lambda one: (one.verdict != "refused", one.node.name))
+def _halted(document: Document, failed: Sequence[Standing], bad: int, asked: int, now: int) -> Document:
+    worst = min(failed, key=lambda one: (one.verdict != "refused", one.node.name))
     said = f"refused it: {worst.words}" if worst.verdict == "refused" else "did not answer"
     return replace(document, stage="halted", since=now,
-                   why=f"{len(bad)} of {asked} failed; {worst.node.name} {said}"[:600])
+                   why=f"{bad} of {asked} failed; {worst.node.name} {said}"[:600])

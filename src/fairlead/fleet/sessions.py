@@ -6,28 +6,34 @@ Rules, and the attack each stops:
    now, so that a node that was removed or frozen a moment ago is nobody.
 2. A reverse listener belongs to (node, epoch). A newer epoch evicts an older one at once: the ghost of a dead
    connection holds no port. Two living holders of one key evict each other, and that raises an alarm.
-3. Removal cuts: streams at once, the link after it was told why.
+3. Removal cuts: streams at once, the link after it was told why. So does the end of a key that a connection has proven
+   last, of a node that has another one by now, unless it proves that one within a moment, in which nothing new begins:
+   a connection of a thief is cut, that of a node that was a little late goes on.
 4. Who has not heard of the cluster's store for a while lets no engine in: it may have been removed meanwhile.
+5. An engine that was taken over holds a frame here, however many connections it has: one link each, short first words,
+   and only the newest is listened to further. One that says more than any engine would is read later (`pace`).
 """
 
 import asyncio
 import contextlib
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import structlog
 
 from fairlead.base.clock import SECOND, Clock
 from fairlead.base.errors import FairleadError, Refused
+from fairlead.fleet.pace import Pace
+from fairlead.fleet.together import Together
 from fairlead.keys.ssh import PublicKey
-from fairlead.link import frames
+from fairlead.link import frames, spoken
 from fairlead.link.controllers import SUBSYSTEM as CONTROLLERS
 from fairlead.link.messages import (
     KEEPS_HEADS,
+    PINS_BOTH,
     SUBSYSTEM,
-    VERSION,
     Acknowledge,
     AnyFromController,
     AnyFromEngine,
@@ -44,6 +50,7 @@ from fairlead.link.messages import (
     Welcome,
     from_engine,
 )
+from fairlead.link.rekey import SUBSYSTEM as REKEY
 from fairlead.mesh.listeners import no_carrier
 from fairlead.mesh.plan import digest, plan_for
 from fairlead.nodes.concerned import Concerned
@@ -64,12 +71,16 @@ CARRIER_WAIT_S = 10.0
 GATHER_S = 0.02
 """Changes that come together make one plan."""
 FAREWELL_S = 0.5
+CHANCE_S = 1.5
+"""A connection whose key was retired may prove the new one within it; nothing begins on it meanwhile."""
 SAY_S = 2.0
 """An engine that does not take a message for so long is hung up on."""
 MOST_TUNNELS = 8
 """Connections of one node at once; a further one ends the oldest."""
 TOGETHER = 64
 """Plans that are made before others get a turn."""
+TURN_BYTES = 4 * 1024
+"""Of what an engine has said, before others get a turn."""
 CLONE_WINDOW_S = 60.0
 CLONE_EVICTIONS = 4
 
@@ -104,8 +115,11 @@ class Session:
     """When the last few were."""
     abilities: frozenset[str] = frozenset()
     """What its software understands."""
+    software: str = ""
+    """``fairlead/VERSION``."""
     asked: tuple[int, asyncio.Future[list[str]]] | None = None
     """For the heads that it keeps: the question's number, and where its answer goes."""
+    pace: Pace = field(default_factory=Pace)
 
 
 class Subject(Protocol):
@@ -161,9 +175,12 @@ class Sessions:
         self._sessions: dict[str, Session] = {}
         self._tunnels: dict[str, dict[Tunnel, None]] = {}
         """By the id of the node; oldest first."""
+        self._speaking: set[Tunnel] = set()
+        """On which there is a link, or the beginning of one."""
         self._traffic = Traffic()
         self._concerned = Concerned(directory, lambda: directory.common)
         self._dirty = asyncio.Event()
+        self._together = Together()
         self._arrived = asyncio.Condition()
         """Somebody serves one more port."""
         self._head = ""
@@ -171,6 +188,10 @@ class Sessions:
         self._questions = 0
         self._subjects: list[Subject] = []
         self._offered: dict[str, Converse] = {}
+        self._for_controllers: set[str] = set()
+        self._asking: set[Tunnel] = set()
+        """On which another Controller asks: control connections."""
+        self._rekey: Callable[[Tunnel, Channel], Awaitable[None]] | None = None
         self._ending = False
         self._farewells: set[asyncio.Task[None]] = set()
         directory.listen(self._changed)
@@ -184,18 +205,43 @@ class Sessions:
         self._concerned.all()
         self._dirty.set()
 
-    def offer(self, subsystem: str, serve: Converse) -> None:
-        """Serve engines a *subsystem* of their stream connections."""
+    def offer(self, subsystem: str, serve: Converse, *, controllers: bool = False) -> None:
+        """Serve engines, and perhaps the other *controllers*, a *subsystem* of their stream connections."""
         self._offered[subsystem] = serve
+        if controllers:
+            self._for_controllers.add(subsystem)
+
+    def rekey(self, serve: Callable[[Tunnel, Channel], Awaitable[None]]) -> None:
+        """Have *serve* ask connections of nodes which of their keys they are of."""
+        self._rekey = serve
 
     def add(self, subject: Subject) -> None:
         """From now on it is spoken of, too."""
         self._subjects.append(subject)
 
     def linked(self, ability: str) -> list[str]:
-        """The ids of the engines that are connected and have that *ability*."""
+        """The ids of the engines that are connected and have that *ability*; of all, for an empty one."""
         return [node_id for node_id, session in self._sessions.items()
-                if session.channel is not None and ability in session.abilities]
+                if session.channel is not None and (not ability or ability in session.abilities)]
+
+    def abilities(self, node_id: str) -> frozenset[str] | None:
+        """What the software of an engine that is connected understands; None: it is not."""
+        session = self._sessions.get(node_id)
+        return session.abilities if session is not None and session.channel is not None else None
+
+    def version_of(self, node_id: str) -> str:
+        """Of the software of an engine, as it said when it was last connected here; empty: it was not."""
+        session = self._sessions.get(node_id)
+        return session.software.partition("/")[2] if session is not None else ""
+
+    def tunnels_of(self, node_id: str) -> list[Tunnel]:
+        """Every live connection of a node."""
+        return list(self._tunnels.get(node_id, ()))
+
+    def link_of(self, node_id: str) -> Tunnel | None:
+        """The link of an engine."""
+        session = self._sessions.get(node_id)
+        return session.link if session is not None else None
 
     async def tell(self, node_id: str, message: AnyFromController) -> None:
         """Say *message* to an engine, if it is connected."""
@@ -284,6 +330,7 @@ class Sessions:
 
     def left(self, tunnel: Tunnel) -> None:
         """A connection is gone."""
+        self._asking.discard(tunnel)
         theirs = self._tunnels.get(tunnel.peer.node_id, {})
         if tunnel in theirs:
             del theirs[tunnel]
@@ -300,7 +347,7 @@ class Sessions:
     def target(self, tunnel: Tunnel, host: str, port: int) -> Target | None:
         """Where a stream that asks for *host*, *port* goes on this Controller; None: there is no such service."""
         node, me = self._directory.nodes.get(tunnel.peer.node_id), self._directory.nodes.get(self._me)
-        if node is None or me is None or self.is_link(tunnel) or self._ending:
+        if node is None or me is None or self.is_link(tunnel) or self._ending or self._is_retired(tunnel):
             return None
         reach = find(node, [me], self._directory.services.values(), host, port)
         if reach is None or (reach.service == STORE and (not self._generation or self._stale())):
@@ -311,6 +358,8 @@ class Sessions:
         """Whether the peer serves *port* at its own internal address from now on."""
         node = self._directory.nodes.get(tunnel.peer.node_id)
         if node is None or node.state != "up" or host != node.internal_address or self.is_link(tunnel):
+            return False
+        if self._is_retired(tunnel):
             return False
         if not any(s.port == port and s.owner in (node.name, f"role:{node.role}")
                    for s in self._directory.services.values()):
@@ -333,15 +382,23 @@ class Sessions:
 
     def subsystem(self, tunnel: Tunnel, name: str) -> Callable[[Channel], Awaitable[None]] | None:
         """What answers the subsystem *name* for this peer."""
+        rekey = self._rekey
+        if name == REKEY and tunnel.peer.standing == "active" and rekey is not None:
+            return lambda channel: rekey(tunnel, channel)
+        if self._is_retired(tunnel):
+            return None
         if name == JOIN_SUBSYSTEM:
             return lambda channel: self._commit(tunnel.peer, channel)
         if name == CONTROLLERS and tunnel.peer.standing == "active" and tunnel.peer.role == "controller":
             converse = self._converse
+            self._asking.add(tunnel)
             return (lambda channel: converse(tunnel.peer, channel)) if converse else None
         if name == SUBSYSTEM and tunnel.peer.standing == "active" and tunnel.peer.role == "engine":
             return lambda channel: self._link(tunnel, channel)
         offered = self._offered.get(name)
-        if offered and tunnel.peer.standing == "active" and tunnel.peer.role == "engine" and not self.is_link(tunnel):
+        if offered is None or tunnel.peer.standing != "active" or self.is_link(tunnel) or tunnel in self._asking:
+            return None
+        if tunnel.peer.role == "engine" or name in self._for_controllers:
             return lambda channel: offered(tunnel.peer, channel)
         return None
 
@@ -381,40 +438,56 @@ class Sessions:
     async def _link(self, tunnel: Tunnel, channel: Channel) -> None:
         """The Controller's end of one engine's link, until it ends."""
         node_id = tunnel.peer.node_id
-        decoder = frames.Decoder()
-        session: Session | None = None
         try:
-            while chunk := await channel.receive():
-                for fields in decoder.feed(chunk):
-                    message = from_engine(fields)
-                    if session is None:
-                        if not isinstance(message, Hello) or message.v != VERSION:
-                            raise Refused("FL-LINK-VERSION", "the engine speaks another version of the link")
-                        session = await self._welcome(tunnel, channel, message)
-                    session.heard = self._clock.monotonic()
-                    match message:
-                        case Acknowledge():
-                            session.acknowledged, session.problems = message.revision, list(message.problems)
-                        case Heartbeat():
-                            session.problems = list(message.problems)
-                            session.skew_s = (message.time - self._clock.now()) / SECOND
-                            await self._say(session, Heartbeat(sequence=message.sequence, time=self._clock.now()))
-                        case Heads(number=number, heads=heads):
-                            if session.asked and session.asked[0] == number and not session.asked[1].done():
-                                session.asked[1].set_result(heads)
-                        case _:
-                            for subject in self._spoken(session):
-                                await subject.heard(node_id, message)
+            if tunnel in self._speaking:
+                raise Refused("FL-LINK-MESSAGE", "a second link on one connection")
+            self._speaking.add(tunnel)
+            await self._listen(tunnel, channel)
         except FairleadError as refusal:
             log.warning("link.refused", peer=tunnel.peer.node, code=refusal.code, reason=refusal.message)
         finally:
+            self._speaking.discard(tunnel)
             session = self._sessions.get(node_id)
             if session is not None and session.link is tunnel:
                 self._unlink(node_id, session)
             tunnel.close("the link ended")
 
+    async def _listen(self, tunnel: Tunnel, channel: Channel) -> None:
+        decoder = frames.Decoder(frames.MOST_COMMIT_BYTES)
+        pace = self._session(tunnel.peer.node_id).pace
+        session: Session | None = None
+        while chunk := await channel.receive():
+            for start in range(0, len(chunk), TURN_BYTES):
+                said = decoder.feed(chunk[start:start + TURN_BYTES])
+                await asyncio.sleep(pace.spend(len(said), min(TURN_BYTES, len(chunk) - start), self._clock.monotonic()))
+                for fields in said:
+                    message = from_engine(fields)
+                    if session is None:
+                        if not isinstance(message, Hello):
+                            raise Refused("FL-LINK-VERSION", "the engine does not say which version it speaks")
+                        session = await self._welcome(tunnel, channel, message)
+                        decoder.most = frames.MOST_BYTES  # it says nothing more before it is welcomed
+                    await self._heed(tunnel.peer.node_id, session, message)
+
+    async def _heed(self, node_id: str, session: Session, message: AnyFromEngine) -> None:
+        session.heard = self._clock.monotonic()
+        match message:
+            case Acknowledge():
+                session.acknowledged, session.problems = message.revision, list(message.problems)
+            case Heartbeat():
+                session.problems = list(message.problems)
+                session.skew_s = (message.time - self._clock.now()) / SECOND
+                await self._say(session, Heartbeat(sequence=message.sequence, time=self._clock.now()))
+            case Heads(number=number, heads=heads):
+                if session.asked and session.asked[0] == number and not session.asked[1].done():
+                    session.asked[1].set_result(heads)
+            case _:
+                for subject in self._spoken(session):
+                    await subject.heard(node_id, message)
+
     async def _welcome(self, tunnel: Tunnel, channel: Channel, hello: Hello) -> Session:
         node_id, instance = tunnel.peer.node_id, hello.instance
+        version = spoken.both(spoken.said(hello.software, hello.v), tunnel.peer.node)
         session = self._session(node_id)
         older = session.link
         if older is not None and older is not tunnel:
@@ -429,8 +502,9 @@ class Sessions:
         session.instance = instance
         session.link, session.channel, session.plan = tunnel, channel, b""
         session.heard = self._clock.monotonic()
-        session.abilities = frozenset(hello.software.split())
-        await self._say(session, Welcome(v=VERSION, epoch=tunnel.epoch, server_time=self._clock.now(),
+        session.software, *abilities = hello.software.split() or [""]
+        session.abilities = frozenset((session.software, *abilities))
+        await self._say(session, Welcome(v=version, epoch=tunnel.epoch, server_time=self._clock.now(),
                                          heartbeat_s=self._heartbeat_s))
         await self._send_plan(node_id, session, self._directory.controllers())
         if KEEPS_HEADS in session.abilities and self._head:
@@ -466,6 +540,8 @@ class Sessions:
         if session.plan and session.planned == made_from:  # thousands join: what concerns one changes no other's plan
             return
         session.planned = made_from
+        if PINS_BOTH not in session.abilities:
+            controllers = [replace(controller, next_host_key="") for controller in controllers]
         plan = plan_for(node, [*controllers, node], self._directory.services.values(),
                         generation=self._generation, revision=self._directory.revision)
         if session.plan != (asks := digest(plan)):
@@ -480,10 +556,11 @@ class Sessions:
         if channel is None or link is None:
             return
         try:
-            async with asyncio.timeout(SAY_S):
-                await channel.send(frame)
+            if not channel.send_now(frame):
+                async with asyncio.timeout(SAY_S):
+                    await channel.send(frame)
         except TimeoutError:
-            link.close("the engine does not read")  # nobody else waits for it
+            link.close("the engine does not read")  # nobody waits for it for ever
         except FairleadError:
             pass  # the link ends by itself; its reader notices
 
@@ -494,8 +571,8 @@ class Sessions:
         self._head = head
         witnesses = self._witnesses()
         for start in range(0, len(witnesses), TOGETHER):
-            await asyncio.gather(*(self._say(session, AuditHead(head=head))
-                                   for _, session in witnesses[start:start + TOGETHER]))
+            await self._together.do(self._say(session, AuditHead(head=head))
+                                    for _, session in witnesses[start:start + TOGETHER])
 
     async def witnessed(self, most: int, within_s: float) -> dict[str, list[str]]:
         """The heads that engines keep, by name: of *most* of those that are connected, who answer *within_s*."""
@@ -535,8 +612,8 @@ class Sessions:
             linked = [(n, s) for n, s in known if s.channel is not None and s.link is not None]
             controllers = self._directory.controllers()
             for start in range(0, len(linked), TOGETHER):
-                await asyncio.gather(*(self._send_plan(node_id, session, controllers)
-                                       for node_id, session in linked[start:start + TOGETHER]))
+                await self._together.do(self._send_plan(node_id, session, controllers)
+                                        for node_id, session in linked[start:start + TOGETHER])
 
     def _changed(self) -> None:
         """Cut whoever is no longer what it logged in as; then let everybody have the new plan."""
@@ -546,7 +623,9 @@ class Sessions:
             entry = self._directory.keys.get(tunnel.peer.fingerprint)
             node = self._directory.nodes.get(tunnel.peer.node_id)
             allowed = ("pending", "active") if tunnel.peer.standing == "pending" else ("active",)
-            if entry is None or entry.state not in allowed or node is None or node.state == "frozen":
+            if node is not None and node.state != "frozen" and entry is not None and entry.state == "revoked":
+                self._later(self._retire(tunnel))  # the node is a member all the same
+            elif entry is None or entry.state not in allowed or node is None or node.state == "frozen":
                 self._cut(tunnel, frozen=node is not None and node.state == "frozen")
         self._concerned.note()
         self._dirty.set()
@@ -558,6 +637,18 @@ class Sessions:
             self._later(self._farewell(session, tunnel, message))
         else:
             tunnel.close("the node is frozen" if frozen else "the node was removed")
+
+    async def _retire(self, tunnel: Tunnel) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CHANCE_S):
+                await tunnel.wait_closed()
+        if self._is_retired(tunnel):
+            log.info("ssh.retired", peer=tunnel.peer.node, address=tunnel.address, fingerprint=tunnel.peer.fingerprint)
+            tunnel.close("this user key was retired")
+
+    def _is_retired(self, tunnel: Tunnel) -> bool:
+        entry = self._directory.keys.get(tunnel.peer.fingerprint)
+        return entry is not None and entry.state == "revoked"
 
     async def _farewell(self, session: Session, tunnel: Tunnel, message: AnyFromController) -> None:
         with contextlib.suppress(TimeoutError):

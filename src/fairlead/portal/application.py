@@ -1,8 +1,8 @@
-"""The system portal: the secure key exchange, the anchor that belongs to a pin, and nothing else.
+"""The system portal: the secure key exchange, with the anchors and trust statements that belong to it; nothing else.
 
 Rules, and the attack each stops:
 
-1. Two routes; everything else is 404 before any body is read: what does not exist cannot be abused.
+1. Three routes; everything else is 404 before any body is read: what does not exist cannot be abused.
 2. A request is judged in the order of what the answer costs us; strangers cause no write and learn nothing of tokens.
 3. A signed call is believed only for the key that signed it, only if it names this Controller, only once.
 
@@ -11,8 +11,9 @@ Seed: *8443 (system portal specifically dedicated for secure key exchange)*. Joi
 
 import asyncio
 import json
+import re
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -21,6 +22,7 @@ import structlog
 from fairlead.base import strict
 from fairlead.base.clock import SECOND
 from fairlead.base.errors import FairleadError, Refused
+from fairlead.enrol import statements
 from fairlead.enrol.exchange import MOST_REQUEST_BYTES, PATH, Core, Submission
 from fairlead.keys import http
 from fairlead.keys.replay import ReplayCache
@@ -31,6 +33,7 @@ from fairlead.portal.limits import Patience
 from fairlead.store.protocol import StoreUnavailable
 
 ANCHOR_PATH = PATH + "/anchor/"
+ASKED = re.compile(re.escape(statements.PATH) + "([0-9a-f]{64})/([0-9]{1,10})")
 RETRY_AFTER_S = 2
 
 log = structlog.get_logger("fairlead.portal")
@@ -82,13 +85,19 @@ class Changing(Protocol):
         ...
 
 
+Stating = Callable[[str, int], Sequence[str] | None]
+"""The trust statements after a number, for who knows a root by its hash; None for who does not."""
+
+
 class Portal:
     """The ASGI application behind 8443."""
 
-    def __init__(self, *, enrolment: Enrolling, directory: Known, registry: Changing, replay: ReplayCache,
-                 cluster_uuid: UUID, node_id: str, host_key: PrivateKey, started: int,
+    def __init__(self, *, enrolment: Enrolling, statements: Stating, directory: Known,
+                 registry: Changing, replay: ReplayCache,
+                 cluster_uuid: UUID, node_id: str, host_key: Callable[[], PrivateKey], started: int,
                  presented: Callable[[bytes], bool], now: Callable[[], Awaitable[int]]) -> None:
         self._enrolment = enrolment
+        self._statements = statements
         self._directory = directory
         self._registry = registry
         self._replay = replay
@@ -106,6 +115,8 @@ class Portal:
         method, path = scope["method"], scope["path"]
         if method == "GET" and path.startswith(ANCHOR_PATH) and not scope["query_string"]:
             await self._anchor(path.removeprefix(ANCHOR_PATH), send)
+        elif method == "GET" and (asked := ASKED.fullmatch(path)) and not scope["query_string"]:
+            await self._trust(asked[1], int(asked[2]), send)
         elif method == "POST" and path == PATH and not scope["query_string"]:
             await self._exchange(scope, receive, send)
         else:
@@ -126,6 +137,14 @@ class Portal:
                                             "the token has ended, or it is another cluster's: export a new one"))
         else:
             await _answer(send, 200, found, {"content-type": "application/octet-stream"})
+
+    async def _trust(self, root: str, number: int, send: Send) -> None:
+        texts = self._statements(root, number)
+        if texts is None:
+            await _answer(send, 404, _error("FL-TRUST-UNKNOWN", "no trust statement names this root",
+                                            "it is another cluster's: join again with a new bundle"))
+        else:
+            await _answer(send, 200, statements.answer(texts))
 
     async def _exchange(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = _headers(scope)
@@ -176,7 +195,7 @@ class Portal:
             status, answer = 503, _error("FL-JOIN-UNAVAILABLE", "the store does not answer", "try again")
         except FairleadError as refusal:
             status, answer = _status(refusal.code), _error(refusal.code, refusal.message, refusal.remedy)
-        signature = http.sign_response(status, answer, "application/json", request=request, key=self._host_key,
+        signature = http.sign_response(status, answer, "application/json", request=request, key=self._host_key(),
                                        created=now // SECOND)
         await _answer(send, status, answer, signature)
 
@@ -188,7 +207,10 @@ class Portal:
         return entry, self._directory.nodes.get(entry.node_id)
 
     async def _act(self, body: bytes, entry: KeyEntry, node: Node | None, now: int) -> bytes:
-        if node is None or entry.state == "revoked":
+        if node is not None and entry.state == "revoked":
+            raise Refused("FL-KEY-RETIRED", "this user key was retired, the node has another one",
+                          "sign with the key that the node has now")
+        if node is None:
             raise Refused("FL-NODE-REMOVED", "this node was removed from the cluster",
                           "join again with a new bundle, if it should come back")
         if node.state == "frozen":

@@ -107,6 +107,8 @@ class Identity:
 
     context: ssl.SSLContext
     certificate_der: bytes
+    above: tuple[bytes, ...] = ()
+    """What is sent along with it, DER."""
 
     @property
     def certificate_hash(self) -> bytes:
@@ -154,7 +156,8 @@ def server_identity(certificate_chain_pem: bytes, key_pem: bytes,
             file.write(certificate_chain_pem.rstrip() + b"\n" + key_pem)
         # An empty password: OpenSSL would ask at the terminal for the one of an encrypted key.
         context.load_cert_chain(f"/proc/self/fd/{memory}", password=b"")
-        leaf = x509.load_pem_x509_certificates(certificate_chain_pem)[0].public_bytes(Encoding.DER)
+        leaf, *above = (one.public_bytes(Encoding.DER)
+                        for one in x509.load_pem_x509_certificates(certificate_chain_pem))
     except (OSError, ValueError) as error:  # SSLError is an OSError; its text names the fault and never the key
         reason = getattr(error, "reason", None)
         why = "they do not belong together" if reason == "KEY_VALUES_MISMATCH" else reason or "unreadable"
@@ -162,7 +165,7 @@ def server_identity(certificate_chain_pem: bytes, key_pem: bytes,
                             "give a PEM chain, leaf first, and the unencrypted key of its first certificate") from None
     finally:
         os.close(memory)
-    return Identity(context, leaf)
+    return Identity(context, leaf, tuple(above))
 
 
 async def serve(app: Application, sockets: Sequence[socket.socket], *, presented: Presented | None, limits: Limits,

@@ -26,11 +26,9 @@ class Driver:
         self.begun = asyncio.Event()
         self.problems: list[str] = []
 
-    def check(self, text: str) -> None:
+    async def apply(self, name: str, text: str, others: Mapping[str, str]) -> None:
         if "unfit" in text:
             raise Refused("FL-DOCUMENT", "unfit")
-
-    async def apply(self, name: str, text: str, others: Mapping[str, str]) -> None:
         self.log.append(f"apply {name} {text}")
         self.begun.set()
         assert others.keys() - {name} == self.force.keys() - {name}
@@ -119,8 +117,8 @@ async def test_documents_are_applied_in_order_changed_and_undone(tmp_path: Path)
         one.documents.follow(controller, wants(2, ("a", 3, "3")))
         await one.until(controller, {"a": 3})
         assert one.driver.force == {"a": "3"}
-        one.documents.follow(controller, wants(3, ("a", 3, "3")))
-        await one.until(controller, {"a": 3})
+        one.documents.follow(other := Controller(), wants(3, ("a", 3, "3")))
+        await one.until(other, {"a": 3})
         assert one.driver.log[3:] == ["remove b", "apply a 3"], "the same again does nothing"
         assert one.recorded == ["document.applied", "document.applied", "document.removed", "document.applied"]
 
@@ -135,8 +133,8 @@ async def test_what_is_refused_changes_nothing_and_says_why(tmp_path: Path) -> N
             await one.until(controller, {"a": 1}, {"a": number})
             assert (one.documents.held[0].code, one.driver.force) == (code, {"a": "1"})
         before = len(one.driver.log)
-        one.documents.follow(controller, wants(9, ("a", 3, "unfit")))
-        await one.until(controller, {"a": 1}, {"a": 3})
+        one.documents.follow(other := Controller(), wants(9, ("a", 3, "unfit")))
+        await one.until(other, {"a": 1}, {"a": 3})
         assert len(one.driver.log) == before, "it is not tried over and over"
         assert "unfit" in one.documents.problems[0]
         one.documents.follow(controller, wants(10, ("a", 4, "2")))
@@ -149,10 +147,10 @@ async def test_it_is_tried_again_when_the_settings_may_be_others(tmp_path: Path)
     async with house(tmp_path) as one:
         one.documents.follow(controller, wants(1, ("a", 1, "bad")))
         await one.until(controller, {}, {"a": 1})
+        one.driver.begun.clear()
         one.documents.again()
-        async with asyncio.timeout(10):
-            while one.driver.log.count("apply a bad") < 2:
-                await controller.reports.get()
+        await asyncio.wait_for(one.driver.begun.wait(), 10)
+        assert one.driver.log.count("apply a bad") == 2
 
 
 async def test_another_life_runs_what_was_in_force_without_any_controller(tmp_path: Path) -> None:
@@ -265,3 +263,38 @@ async def test_what_cannot_be_undone_or_restored_is_said_and_tried_again(tmp_pat
         other.documents.follow(controller, wants(3))
         await other.until(controller, {})
         assert other.documents.problems == []
+
+
+async def test_each_controller_is_told_once_what_is_held(tmp_path: Path) -> None:
+    async with house(tmp_path) as one:
+        first, second = Controller("a", "b"), Controller("a", "b")
+        one.documents.follow(first, wants(1, ("motd", 1, "a")))
+        await one.until(first, {"motd": 1})
+        one.documents.follow(second, wants(1, ("motd", 1, "a")))
+        await one.until(second, {"motd": 1})
+        one.documents.follow(first, wants(2, ("motd", 1, "a")))  # nothing new to it
+        one.documents.follow(first, wants(3, ("motd", 2, "b")))
+        for controller in (first, second):
+            await one.until(controller, {"motd": 2})
+            assert controller.reports.empty()
+        one.documents.left(first)
+        one.documents.follow(first, wants(4, ("motd", 2, "b")))  # it has come back, and knows nothing
+        await one.until(first, {"motd": 2})
+        assert (first.reports.qsize(), second.reports.qsize()) == (0, 0)
+
+
+async def test_a_file_that_cannot_be_removed_is_said_and_ends_nothing(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with house(tmp_path) as one:
+        controller = Controller("a", "b")
+        one.documents.follow(controller, wants(1, ("motd", 1, "a")))
+        await one.until(controller, {"motd": 1})
+
+        def refuses(path: Path) -> None:
+            raise PermissionError(1, "Operation not permitted", str(path))
+
+        with monkeypatch.context() as disk:
+            disk.setattr(Path, "unlink", refuses)
+            one.documents.follow(controller, wants(2))
+            await one.until(controller, {"motd": 1}, {"motd": 1})
+            assert one.documents.held[0].code == "FL-DISK"

@@ -1,7 +1,9 @@
 """An engine tells the numbers that it is asked for, now and then, and no others."""
 
 import asyncio
+import contextlib
 import itertools
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -73,9 +75,24 @@ def test_what_is_measured_is_there_and_is_what_messages_take() -> None:
     traffic = Traffic()
     traffic.ended(ended)
     documents = cast("Any", SimpleNamespace(held=[SimpleNamespace(tried=0), SimpleNamespace(tried=7)]))
-    found = {**metrics.of_process(12.5), **metrics.of_streams(traffic, [live]), **metrics.of_documents(documents)}
+    found = {**metrics.of_process(12.5), **metrics.of_streams(traffic, [live]), **metrics.of_documents(documents),
+             **metrics.of_spool(cast("Any", SimpleNamespace(pending=5, most=9, dropped=2)))}
     assert Metrics(values=found).values == found
     assert (found["streams"], found["stream_bytes_in"], found["stream_bytes_out"]) == (2, 4, 5)
     assert (found["uptime_seconds"], found["documents_refused"]) == (12.5, 1)
+    assert (found["spool_bytes"], found["spool_most_bytes"], found["spool_dropped_bytes"]) == (5, 9, 2)
     assert found["resident_bytes"] > 1_000_000
-    assert found["open_descriptors"] > 2
+
+
+def test_descriptors_are_counted_as_they_are_opened_whatever_the_kernel_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+    def count() -> float:
+        return metrics.of_process(1.0)["open_descriptors"]
+
+    with contextlib.ExitStack() as opened:
+        before = count()
+        for _ in range(7):
+            opened.enter_context(Path("/dev/null").open())
+        assert count() == before + 7
+        old_kernel = SimpleNamespace(st_size=0)
+        monkeypatch.setattr("fairlead.engine.metrics.os.stat", lambda _: old_kernel)
+        assert before + 7 <= count() <= before + 8, "the folder that is read is open itself"

@@ -72,6 +72,7 @@ def test_when_it_is_full_the_oldest_goes_and_it_is_said(tmp_path: Path) -> None:
     said = [json.loads(line)["bytes"] for line in left if "spool.dropped" in line]
     assert said
     assert "line 199" in left
+    assert (spool.most, spool.dropped) == (500, spool.begin), "nobody had any of it"
     spool.close()
 
 

@@ -145,6 +145,24 @@ async def test_what_the_first_refuses_stays_with_it(tmp_path: Path) -> None:
         assert again.revision > document.revision, "the same once more is another try"
 
 
+async def test_an_engine_that_takes_nothing_holds_up_nobodys_document(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with house(tmp_path, SE_1, SE_2) as one:
+        await one.come(SE_1, SE_2)
+        assert await one.link.assigned(SE_2) == {}
+        send = one.link.send
+
+        async def deaf(node_id: str, frame: bytes) -> None:
+            await (asyncio.Event().wait() if node_id == SE_1.id else send(node_id, frame))
+
+        monkeypatch.setattr(one.link, "send", deaf)
+        for number in (1, 2, 3):
+            document = await one.put(body={"files": [{"path": "motd", "content": str(number)}]}, at_once=True)
+            async with asyncio.timeout(5):
+                while (await one.link.assigned(SE_2))["motd"] != document.revision:
+                    pass
+
+
 async def test_a_body_is_given_to_whom_it_is_assigned(tmp_path: Path) -> None:
     async with house(tmp_path, SE_1, SE_2) as one:
         document = await one.put(target="se-1", at_once=True)

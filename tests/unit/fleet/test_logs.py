@@ -16,6 +16,8 @@ from fairlead.engine.spool import Spool
 from fairlead.engine.upload import Upload
 from fairlead.fleet import logs as shelf
 from fairlead.fleet.logs import Logs, _Appending
+from fairlead.fleet.others import Others
+from fairlead.fleet.reading import Reading
 from fairlead.link import frames
 from fairlead.link.logs import VERSION, Have, chunk
 from fairlead.nodes.node import Node
@@ -103,6 +105,9 @@ async def serve(logs: Logs, channel: End, node: Node = SE_1) -> None:
 class Nodes:
     nodes: dict[str, Node] = field(default_factory=lambda: {SE_1.id: SE_1, CTL_1.id: CTL_1})
 
+    def controllers(self) -> list[Node]:
+        return [node for node in self.nodes.values() if node.role == "controller"]
+
     def named(self, name: str) -> Node | None:
         return next((node for node in self.nodes.values() if node.name == name), None)
 
@@ -127,9 +132,15 @@ async def flush(house: House, spool: Spool) -> None:
         await asyncio.gather(running, return_exceptions=True)
 
 
+def reading(logs: Logs) -> Reading:
+    """As the only Controller reads them."""
+    nodes = cast("Any", logs._nodes)
+    return Reading(nodes, logs, Others(nodes, cast("Any", None), CTL_1.id))
+
+
 async def every_line(logs: Logs) -> list[str]:
     place, text = "", ""
-    while (page := await logs.page("se-1", place)).text:
+    while (page := await reading(logs).page("se-1", place)).text:
         place, text = page.place, text + page.text
     return text.splitlines()
 
@@ -230,6 +241,22 @@ async def test_one_engine_fills_no_disk(tmp_path: Path) -> None:
         total = sum(path.stat().st_size for path in (tmp_path / "ctl" / "logs" / SE_1.id).iterdir())
         assert total < 100_000 + 64 * 1024 + 20_000
         assert (await every_line(one.logs))[-1] == numbered(1, 4999)[0]
+
+
+async def test_attack_a_file_for_each_byte_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each chunk with a gap before it, and each greeting with another spool, begins a file."""
+    monkeypatch.setattr(shelf, "MOST_FILES", 20)
+    async with house(tmp_path) as one:
+        for spool in "abc":
+            channel = cast("End", await one.subsystem("x"))
+            await channel.send(frames.encode(Have(v=VERSION, spool=spool * 32, begin=0, end=9).model_dump()))
+            await channel.receive()
+            for number in range(40):
+                await channel.send(chunk(number * 10, b"x\n"))
+                await channel.receive()
+                assert len(list((tmp_path / "ctl" / "logs" / SE_1.id).iterdir())) <= 20
+            channel.close()
+        assert (await every_line(one.logs))[-1] == "x"
 
 
 @pytest.mark.parametrize("said", [b"", b"\x00\x00\x00\x02[]", b"\xff" * 100, frames.encode({"v": 1}), HELLO])
@@ -349,8 +376,8 @@ async def test_who_may_not_be_read(tmp_path: Path) -> None:
     async with house(tmp_path) as one:
         for name, place, code in (("ctl-1", "", "FL-NODE-UNKNOWN"), ("../se-1", "", "FL-NODE-UNKNOWN"),
                                   ("se-1", "../../etc", "FL-LOGS-PLACE"), ("se-1", "a" * 32 + ".-1", "FL-LOGS-PLACE")):
-            assert await refusal(one.logs.page(name, place)) == code
-        assert (await one.logs.page("se-1", "a" * 32 + ".7")).text == ""
+            assert await refusal(reading(one.logs).page(name, place)) == code
+        assert (await reading(one.logs).page("se-1", "a" * 32 + ".7")).text == ""
 
 
 async def test_what_is_left_of_a_removed_engine_goes(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The door and the sessions: who comes in, what he may ask for, who is evicted, and who is cut off."""
 
 import asyncio
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
@@ -10,12 +11,15 @@ import pytest
 from fairlead.base.clock import SECOND
 from fairlead.base.errors import Refused
 from fairlead.fleet import sessions as fleet
+from fairlead.fleet.pace import MOST
 from fairlead.fleet.sessions import JOIN_SUBSYSTEM, Sessions
 from fairlead.keys.ssh import PrivateKey
 from fairlead.link import frames
+from fairlead.link.controllers import SUBSYSTEM as CONTROLLERS
 from fairlead.link.messages import SUBSYSTEM, Acknowledge, Heads, Heartbeat, Hello, from_controller
+from fairlead.link.rekey import SUBSYSTEM as REKEY
 from fairlead.nodes.directory import Directory
-from fairlead.nodes.node import Node, State
+from fairlead.nodes.node import Endpoint, Node, State
 from fairlead.nodes.records import KeyEntry
 from fairlead.nodes.service import STORE_SERVICES, Service
 from fairlead.store.protocol import Event, Listing
@@ -65,10 +69,14 @@ class FakeChannel:
         return await self.told.get()
 
     async def send(self, data: bytes) -> None:
+        assert self.send_now(data)
+
+    def send_now(self, data: bytes) -> bool:
         if self.ended:
             raise Refused("FL-STREAM-LOST", "the tunnel is gone")
         for message in self.decoder.feed(data):
             self.said.put_nowait(message)
+        return True
 
     def close(self) -> None:
         self.ended = True
@@ -365,6 +373,21 @@ async def test_a_controller_has_no_engines_link(house: House) -> None:
     assert house.handler(tunnel, SUBSYSTEM) is None
 
 
+async def test_bulk_is_for_those_it_is_offered_to_and_never_on_a_control_connection(house: House) -> None:
+    house.key(CTL_1, OTHER, "user")
+    house.sessions.offer("logs", house._commit)
+    house.sessions.offer("image", house._commit, controllers=True)
+    engine, controller, control = house.tunnel(), house.tunnel(OTHER, "avictlruser"), house.tunnel(OTHER, "avictlruser")
+    assert house.handler(control, CONTROLLERS) is not None
+    for tunnel, name, served in ((engine, "logs", True), (engine, "image", True), (controller, "logs", False),
+                                 (controller, "image", True), (control, "image", False)):
+        assert (house.handler(tunnel, name) is not None) == served, (tunnel.peer.node, name)
+    await house.link(engine)
+    assert house.handler(engine, "image") is None
+    house.sessions.left(cast("Tunnel", control))
+    assert not house.sessions._asking
+
+
 # -- epochs -----------------------------------------------------------------------------------------------------------
 
 async def test_a_newer_login_takes_the_port_and_an_older_one_does_not_get_it_back(house: House) -> None:
@@ -467,6 +490,24 @@ async def test_a_link_is_told_of_changes_that_concern_it_once(house: House) -> N
     assert channel.said.empty()
 
 
+async def test_a_next_host_key_is_for_engines_that_pin_both_and_others_keep_the_one_that_is_shown(house: House) -> None:
+    here = Endpoint(("192.0.2.10",), 443, 8443, 22)
+    house.key(SE_2, OTHER, "user")
+    house.node(CTL_1, endpoint=here, next_host_key="next")
+    older = await house.link(house.tunnel())
+    newer = await house.link(house.tunnel(OTHER), software="fairlead/1 host-keys/1")
+    house.node(CTL_1, endpoint=here, next_host_key="after")
+    house.directory.common += 1
+    await house.changed()
+    assert (await newer.hear()).plan.controllers[0].next_host_key == "after"
+    house.node(CTL_1, endpoint=here, host_key="after")
+    house.directory.common += 1
+    await house.changed()
+    for channel in (older, newer):
+        controller = (await channel.hear()).plan.controllers[0]
+        assert (controller.host_key, controller.next_host_key) == ("after", "")
+
+
 async def test_health(house: House) -> None:
     assert house.sessions.standing(SE_1).state == "down"
     tunnel = house.tunnel()
@@ -507,6 +548,65 @@ async def test_a_link_that_begins_otherwise_is_closed_without_a_word(house: Hous
     assert tunnel.closed.is_set()
     assert channel.said.empty()
     assert house.sessions.standing(SE_1).state == "down"
+
+
+async def test_attack_first_words_are_short_and_later_ones_may_be_long(house: House) -> None:
+    tunnel, channel = house.tunnel(), FakeChannel()
+    serve = house.handler(tunnel, SUBSYSTEM)
+    assert serve is not None
+    channel.told.put_nowait(struct.pack(">I", frames.MOST_BYTES))
+    await asyncio.wait_for(cast("Any", serve(cast("Channel", channel))), 10)
+    assert tunnel.closed.is_set()
+    again = await house.link(house.tunnel())
+    beat = frames.encode(Heartbeat(sequence=5, time=START).model_dump())[4:]
+    again.told.put_nowait(struct.pack(">I", frames.MOST_BYTES) + beat.rjust(frames.MOST_BYTES))
+    assert (await again.hear()).sequence == 5
+
+
+async def test_attack_a_connection_has_one_link(house: House) -> None:
+    tunnel, other = house.tunnel(), FakeChannel()
+    await house.link(tunnel)
+    serve = house.handler(tunnel, SUBSYSTEM)
+    assert serve is not None
+    await asyncio.wait_for(cast("Any", serve(cast("Channel", other))), 10)
+    assert tunnel.closed.is_set()
+    assert other.said.empty()
+    assert house.sessions.standing(SE_1).state == "down"
+
+
+async def test_attack_who_says_more_than_any_engine_would_is_listened_to_later(house: House) -> None:
+    house.key(SE_2, OTHER, "user")
+    loud, honest = await house.link(house.tunnel()), await house.link(house.tunnel(OTHER))
+    beats = 20 * int(MOST)
+    loud.told.put_nowait(frames.encode(Heartbeat(sequence=1, time=START).model_dump()) * beats)
+    for number in range(10):
+        honest.tell(Heartbeat(sequence=number, time=START))
+        assert (await honest.hear()).sequence == number
+    async with asyncio.timeout(10):
+        for _ in range(int(MOST * 0.9)):
+            await loud.said.get()
+    assert loud.said.qsize() < MOST
+    again = await house.link(house.tunnel())
+    again.tell(Heartbeat(sequence=7, time=START))
+    with pytest.raises(TimeoutError):  # it is the same engine that comes back
+        await asyncio.wait_for(again.said.get(), 0.01)
+
+
+async def test_who_does_not_read_is_hung_up_on_and_holds_nobody_up(house: House,
+                                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    house.key(SE_2, OTHER, "user")
+    tunnel = house.tunnel()
+    deaf, honest = await house.link(tunnel), await house.link(house.tunnel(OTHER))
+    monkeypatch.setattr(deaf, "send_now", lambda _: False)
+    monkeypatch.setattr(deaf, "send", lambda _: asyncio.Event().wait())
+    for number in (1, 2, 3):
+        house.offer(*(service(f"db-{n}", "ctl-1", 7000 + n, "engines") for n in range(number)))
+        await house.changed()
+        async with asyncio.timeout(fleet.SAY_S / 2):
+            assert len((await honest.hear()).plan.reach) == number
+    assert not tunnel.closed.is_set()
+    await asyncio.wait_for(tunnel.wait_closed(), 5 * fleet.SAY_S)
+    assert tunnel.reason == "the engine does not read"
 
 
 async def test_a_stream_waits_for_the_engine_to_open_its_connection(house: House) -> None:
@@ -550,7 +650,7 @@ async def test_freezing_cuts_likewise(house: House) -> None:
 async def test_an_engine_that_hangs_up_by_itself_is_not_waited_for(house: House) -> None:
     link = house.tunnel()
     channel = await house.link(link)
-    house.key(SE_1, USER, "user", "revoked")
+    del house.directory.nodes[SE_1.id]
     await house.changed()
     assert type(await channel.hear()).__name__ == "Removed"
     link.close("read it")
@@ -559,7 +659,8 @@ async def test_an_engine_that_hangs_up_by_itself_is_not_waited_for(house: House)
 
 
 @pytest.mark.parametrize("change", ["key gone", "key revoked", "node gone", "node frozen"])
-async def test_each_reason_alone_cuts(house: House, change: str) -> None:
+async def test_each_reason_alone_cuts(house: House, change: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fleet, "CHANCE_S", 0.01)
     tunnel = house.tunnel()
     match change:
         case "key gone":
@@ -571,7 +672,46 @@ async def test_each_reason_alone_cuts(house: House, change: str) -> None:
         case _:
             house.node(SE_1, state="frozen")
     await house.changed()
-    assert tunnel.closed.is_set()
+    await asyncio.wait_for(tunnel.wait_closed(), 10)
+
+
+async def test_a_retired_key_ends_its_connections_and_not_those_that_proved_the_new_one(
+        house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fleet, "CHANCE_S", 0.2)
+    house.offer(DB, WEB)
+    house.key(SE_1, OTHER, "user")
+    link, proven, late, thief = (house.tunnel() for _ in range(4))
+    channel = await house.link(link)
+    for tunnel in (link, proven):
+        tunnel.peer = replace(tunnel.peer, fingerprint=OTHER.public.fingerprint)
+    house.key(SE_1, USER, "user", "revoked")
+    await house.changed()
+    for tunnel in (late, thief):  # from this very step on nothing begins there
+        assert house.sessions.target(cast("Tunnel", tunnel), "127.64.0.1", 5432) is None
+        assert not house.sessions.reverse(cast("Tunnel", tunnel), SE_1.internal_address, 80)
+        assert house.handler(tunnel, SUBSYSTEM) is None
+    assert house.sessions.target(cast("Tunnel", proven), "127.64.0.1", 5432) is not None
+    late.peer = replace(late.peer, fingerprint=OTHER.public.fingerprint)
+    await asyncio.wait_for(thief.wait_closed(), 10)
+    assert thief.reason == "this user key was retired"
+    assert not any(tunnel.closed.is_set() for tunnel in (link, proven, late))
+    assert channel.said.empty(), "it is a member: nobody tells it that it was removed"
+
+
+async def test_a_connection_is_asked_for_its_key_when_it_may_have_nothing_else(house: House) -> None:
+    asked: list[Any] = []
+
+    async def serve(tunnel: Tunnel, _: Channel) -> None:
+        asked.append(tunnel)
+
+    tunnel = house.tunnel()
+    assert house.handler(tunnel, REKEY) is None
+    house.sessions.rekey(serve)
+    house.key(SE_1, USER, "user", "revoked")
+    handler = house.handler(tunnel, REKEY)
+    assert handler is not None
+    await handler(cast("Channel", FakeChannel()))
+    assert asked == [tunnel]
 
 
 async def test_a_joining_node_is_not_cut_by_its_own_commit_and_gains_nothing_by_it(house: House) -> None:

@@ -1,4 +1,4 @@
-"""The portal as an application: two routes, and answers that tell strangers nothing."""
+"""The portal as an application: three routes, and answers that tell strangers nothing."""
 
 import json
 from collections.abc import AsyncIterator
@@ -34,6 +34,9 @@ ELSEWHERE = [
     ("GET", PATH + "/anchor/" + "0" * 64, b"x"), ("GET", PATH + "/anchor/" + "0" * 64, b""),
     ("GET", PATH + "/anchor/" + "g" * 64, b""), ("GET", PATH + "/anchor/" + " 0" * 32, b""),
     ("GET", PATH + "/anchor/../../etc/passwd", b""), ("POST", "/api/login", b""), ("GET", "/docs", b""),
+    ("GET", PATH + "/trust/4", b""), ("GET", PATH + "/trust/" + "0" * 64, b""),
+    ("GET", PATH + "/trust/" + "0" * 64 + "/x", b""), ("GET", PATH + "/trust/" + "0" * 64 + "/4", b""),
+    ("POST", PATH + "/trust/" + "0" * 64 + "/4", b""), ("GET", PATH + "/trust/" + "0" * 64 + "/4", b"x"),
     ("GET", "/openapi.json", b""), ("post", PATH, b""), ("POST", "//api/securekeyexchange", b"")]
 
 
@@ -50,6 +53,16 @@ async def test_the_anchor_of_a_pin(world: World) -> None:
     assert (answer.status, answer.body) == (200, bundle.anchor.encode())
     assert sha256(answer.body) == bundle.token.pin
     assert answer.header("content-type") == "application/octet-stream"
+    assert await world.revision() == before
+
+
+async def test_trust_statements_for_who_knows_a_root(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(world.portal, "_statements",
+                        lambda root, number: [f"after {number}"] if root[0] == "a" else None)
+    before = await world.revision()
+    answer = await world.call("GET", f"{PATH}/trust/{'a' * 64}/4", headers=[])
+    assert (answer.status, json.loads(answer.body), answer.reads) == (200, {"statements": ["after 4"]}, 0)
+    assert (await world.call("GET", f"{PATH}/trust/{'b' * 64}/4", headers=[])).status == 404
     assert await world.revision() == before
 
 
@@ -226,7 +239,8 @@ async def test_a_revoked_key_does_nothing_even_while_its_node_is_there(world: Wo
     key = records.KEYS + machine.user.public.fingerprint
     outcome = await world.store.transact([], [Put(key, records.encode(replace(entry, state="revoked")))])
     await world.directory.reached(outcome.revision)
-    assert await told(world, world.signed({"op": "leave"}, machine.user)) == (403, "FL-NODE-REMOVED")
+    assert await told(world, world.signed({"op": "leave"}, machine.user)) == (
+        403, "FL-KEY-RETIRED"), "the node is a member: it is not told to end"
     assert world.directory.named("se-1") is not None
 
 

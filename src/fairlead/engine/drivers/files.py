@@ -45,10 +45,6 @@ class FilesDriver:
     destinations: Callable[[], Mapping[str, Destination]]
     """As the settings are now."""
 
-    def check(self, text: str) -> None:
-        """Raises Refused when *text* is no body of this kind, or no destination is declared as it names."""
-        self._destination(read("files", text))
-
     async def apply(self, name: str, text: str, others: Mapping[str, str]) -> None:
         """Put the files of *text* in place of those that this document, *name*, had; see `engine.documents.Driver`."""
         body: Files = read("files", text)

@@ -2,7 +2,8 @@
 
 Rules, and what each stops:
 
-1. It is run only where the engine's settings say so, and listens only in networks that they name.
+1. It is run only where the engine's settings, as they are now, say so, and listens only in networks that they name: a
+   document that is held from before is no leave.
 2. All documents make one configuration, rendered here from values of their own forms: no document brings a line.
 3. `haproxy -c` sees it first, and addresses that another process has are found before; then the running one reloads:
    new workers take over the listeners, connections that are there go on. When either refuses, the old configuration
@@ -62,13 +63,10 @@ class HaproxyDriver:
         """The configuration in force."""
         self._watching: asyncio.Task[None] | None = None
 
-    def check(self, text: str) -> None:
-        """Raises Refused when *text* is no body of this kind, or the settings do not allow it."""
-        self._allowed(read("haproxy", text))
-
     async def apply(self, name: str, text: str, others: Mapping[str, str]) -> None:
         """Run with *text* in place of what the document *name* said; see `engine.documents.Driver`."""
-        self.check(text)
+        if refusal := self._refusal(read("haproxy", text)):
+            raise refusal
         await self._become({**others, name: text})
 
     async def remove(self, name: str, others: Mapping[str, str]) -> None:
@@ -76,8 +74,14 @@ class HaproxyDriver:
         await self._become({other: text for other, text in others.items() if other != name})
 
     async def restore(self, held: Mapping[str, str]) -> None:
-        """Run as the documents *held* say."""
+        """Run as the documents *held* say, without those that the settings, as they are now, do not allow.
+
+        Raises FairleadError; Refused for such a one, when all others are in force.
+        """
         await self._become(held)
+        for name, text in sorted(held.items()):
+            if refusal := self._refusal(read("haproxy", text)):
+                raise Refused(refusal.code, f"{name}: {refusal.message}", refusal.remedy)
 
     @property
     def problems(self) -> list[str]:
@@ -113,13 +117,13 @@ class HaproxyDriver:
 
     async def _become(self, documents: Mapping[str, str]) -> None:
         settings = self._settings()
-        if not documents or settings is None:
+        bodies = {name: body for name, text in documents.items() if not self._refusal(body := read("haproxy", text))}
+        if not bodies or settings is None:
             await self.close()
             self._file = ""
-            if documents:
+            if documents and settings is None:
                 raise _off()
             return
-        bodies = {name: read("haproxy", text) for name, text in documents.items()}
         wanted = render(bodies, self._resolve, settings)
         running = self._running
         if wanted == self._file and running is not None and running.alive:
@@ -154,18 +158,19 @@ class HaproxyDriver:
             with contextlib.suppress(FairleadError):
                 await self._running.reload()
 
-    def _allowed(self, body: Haproxy) -> HaproxySettings:
+    def _refusal(self, body: Haproxy) -> Refused | None:
+        """Why the settings, as they are now, do not allow it."""
         settings = self._settings()
         if settings is None:
-            raise _off()
+            return _off()
         networks = [ipaddress.ip_network(text) for text in settings.bind]
         for listener in body.listeners:
             for bind in listener.bind:
                 address = ipaddress.ip_address(bind.rpartition(":")[0].strip("[]"))
                 if not any(address in network for network in networks):
-                    raise Refused("FL-DRIVER-BIND", f"this engine's HAProxy may not listen on {bind}",
-                                  f"its settings allow {', '.join(settings.bind)}: [haproxy] bind in fairlead.toml")
-        return settings
+                    return Refused("FL-DRIVER-BIND", f"this engine's HAProxy may not listen on {bind}",
+                                   f"its settings allow {', '.join(settings.bind)}: [haproxy] bind in fairlead.toml")
+        return None
 
     def _check_free(self, wanted: str) -> None:
         """An address that is new in *wanted* is nobody's yet. Raises Refused FL-DRIVER-TAKEN."""

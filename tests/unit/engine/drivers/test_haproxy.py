@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from fairlead.base.errors import FairleadError
+from fairlead.base.errors import FairleadError, Refused
 from fairlead.engine.drivers.haproxy import FILE, FOLDER, HaproxyDriver, render
 from fairlead.engine.settings import HaproxySettings
 from fairlead.link.documents import Haproxy, check, read
@@ -175,3 +175,32 @@ async def test_without_leave_it_is_not_run(tmp_path: Path) -> None:
         await haproxy.restore({})
     async with driver(tmp_path, HaproxySettings(program="no-such-haproxy")) as haproxy:
         assert await refusal(haproxy.apply("edge", document(place()), {})) == "FL-DRIVER-PROGRAM"
+
+
+async def test_what_the_settings_allow_no_longer_is_out_of_force(tmp_path: Path) -> None:
+    """Also when another document comes, and after a restart: what is held is no leave."""
+    need("haproxy")
+    near, far = f"127.0.0.1:{free_port()}", place()
+    settings = [HaproxySettings()]
+    haproxy = HaproxyDriver(tmp_path, lambda: settings[0], resolve)
+    try:
+        async with back_end(b"one") as one:
+            held = {"far": document(far, one), "near": document(near, one)}
+            await haproxy.restore(held)
+            assert (await ask(near), await ask(far)) == (b"one?\n", b"one?\n")
+            settings[0] = HaproxySettings(bind=["127.0.0.1/32"])
+            with pytest.raises(Refused, match="far: this engine's HAProxy may not listen") as refused:
+                await haproxy.restore(held)
+            assert refused.value.code == "FL-DRIVER-BIND"
+            held["near"] = document(near, one, timeouts={"client": 61})
+            await haproxy.apply("near", held["near"], held)
+            assert await ask(near) == b"one?\n"
+            with pytest.raises(OSError, match=r"refused|failed"):
+                await ask(far)
+            settings[0] = HaproxySettings(bind=["::1/128"])
+            with pytest.raises(Refused):
+                await haproxy.restore(held)
+            with pytest.raises(OSError, match=r"refused|failed"):
+                await ask(near)
+    finally:
+        await haproxy.close()
