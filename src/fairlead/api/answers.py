@@ -83,6 +83,9 @@ class Node(BaseModel):
     user: str
     labels: dict[str, str]
     software: str | None
+    """With which it joined."""
+    version: str | None = None
+    """That it runs, as it says; not known of one that is not connected."""
     token: str | None
 
 
@@ -99,6 +102,14 @@ class LogPage(Answer):
 
     text: str
     place: str
+    unheard: list[str] = Field(description="Controllers that are silent, and may have something that belongs before.")
+
+
+class NodeStreams(Answer):
+    """What is open at an engine and from it, at all Controllers."""
+
+    streams: int
+    unheard: list[str] = Field(description="Controllers that did not say theirs.")
 
 
 class NodeEvent(Answer):
@@ -177,6 +188,121 @@ class DocumentStatus(Document):
     rows: list[DocumentRow]
 
 
+class RotationStep(Answer):
+    """A phase, and since when."""
+
+    phase: str
+    at: str
+
+
+class Rotation(Answer):
+    """A rotation of certificates or keys."""
+
+    id: str
+    kind: str
+    phase: str
+    outcome: str
+    why: str
+    to: str
+    by: str
+    asked_at: str
+    starts_at: str
+    since: str
+    patience_s: int
+    behind: dict[str, str]
+    missing: int
+    tokens: int
+    forced: list[str]
+    statement: int
+    steps: list[RotationStep]
+
+
+class RotationStatus(Answer):
+    """The rotation that is under way, and past ones, the newest first. *late*: nodes of which a user key of before the
+    newest rotation of user keys still logs in, since they were off; they change it when they come back.
+    """
+
+    current: Rotation | None
+    past: list[Rotation]
+    statement: int
+    late: list[str]
+
+
+class UpgradeStep(Answer):
+    """A phase, and since when."""
+
+    phase: str
+    at: str
+
+
+class Upgrade(Answer):
+    """A change of all nodes to another version. *before*: the one that they ran. *back*: it leads back. *failed*: why,
+    by node. *away*: engines that were not there, of which there are *missing*.
+    """
+
+    id: str
+    version: str
+    before: str
+    back: bool
+    image: str
+    phase: str
+    outcome: str
+    why: str
+    by: str
+    asked_at: str
+    since: str
+    labels: list[str]
+    batch: str
+    budget: str
+    pause_s: int
+    patience_s: int
+    batches: int
+    failed: dict[str, str]
+    away: list[str]
+    missing: int
+    steps: list[UpgradeStep]
+
+
+class UpgradeNode(Answer):
+    """How a node stands in the newest upgrade: waiting, fetching, verified, switching, trial, done, failed, back (by
+    itself) or offline; since when and why, how many seconds it took and how many bytes it fetched.
+    """
+
+    node: str
+    role: str
+    version: str | None
+    state: str
+    why: str
+    since: str | None
+    seconds: float
+    bytes: int
+
+
+class UpgradeStatus(Answer):
+    """The upgrade that is under way, past ones, the newest first, and every node."""
+
+    current: Upgrade | None
+    past: list[Upgrade]
+    nodes: list[UpgradeNode]
+
+
+class TrustStatements(Answer):
+    """What the cluster's root, and each that took its place, has signed of what is to be believed; in order."""
+
+    statements: list[str]
+
+
+class RotationPlan(Answer):
+    """Who would be stranded, and why; who sleeps and would find his way; the tokens that would be waited for."""
+
+    kind: str
+    stranded: dict[str, str]
+    sleeping: list[str]
+    tokens: list[str]
+    controllers: int
+    engines: int
+
+
 class Verdict(Answer):
     """What one owner of a service says."""
 
@@ -222,6 +348,18 @@ class Host(Answer):
     address: str
     name: str
     full_name: str
+
+
+class KnownHost(Answer):
+    """By which SSH host key a Controller is known at one of its addresses."""
+
+    name: str
+    address: str
+    port: int
+    host_key: str
+    fingerprint: str
+    line: str
+    """Of a ``known_hosts`` file."""
 
 
 class Record(Answer):
@@ -337,7 +475,7 @@ class ClusterStatus(BaseModel):
 
 
 class Authority(Answer):
-    """The root CA's certificate, PEM."""
+    """The root CA's certificate, PEM; two while one takes the other's place, of which the first signs."""
 
     ca: str
 
@@ -415,3 +553,43 @@ class NewApiToken(ApiToken):
     """The same with its text, which is shown this once."""
 
     token: str
+
+
+class Upload(Answer):
+    """How far an image has come."""
+
+    uuid: str
+    state: str
+    """uploading, or verified."""
+    offset: int
+    """The next piece begins there."""
+    size: int
+    version: str | None
+    """Of the software; known when it was verified."""
+
+
+class UpgradeSeen(Answer):
+    """The highest versions that were seen: nothing lower is taken."""
+
+    root: int
+    timestamp: int
+    snapshot: int
+    targets: int
+    counter: int
+
+
+class UpgradeRoot(Answer):
+    """The root by which bundles are verified."""
+
+    pinned: bool
+    sha256: str
+    """Of the root that counts now; empty where none is pinned."""
+    root: str
+    """The root itself, as it was signed."""
+    seen: UpgradeSeen
+
+
+class UpgradeRootPinned(Answer):
+    """It is pinned."""
+
+    sha256: str

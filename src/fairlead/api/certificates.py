@@ -28,7 +28,7 @@ from fairlead.api.asking import Asking
 from fairlead.api.configuration import CERTIFICATE as PATH
 from fairlead.api.configuration import CHANNEL_CERTIFICATE, PORTAL_CERTIFICATE
 from fairlead.base.clock import DAY
-from fairlead.base.errors import Refused
+from fairlead.base.errors import OperatorError, Refused
 from fairlead.objects.catalogue import Catalogue, stale
 from fairlead.objects.model import Computed, Fixed, Item, Kind, Model, Secret, Since, refs
 from fairlead.objects.shelf import Built, Shelved, new_uuid
@@ -43,6 +43,8 @@ PORTAL = "System-Default-Portal-Cert"
 SYSTEM = {CHANNEL_CERTIFICATE: CHANNEL, PORTAL_CERTIFICATE: PORTAL}
 """The certificates that the cluster makes for itself: name by uuid."""
 FINISHED, PENDING = "SSL_CERTIFICATE_FINISHED", "SSL_CERTIFICATE_PENDING"
+BROKEN = "SSL_CERTIFICATE_BROKEN"
+"""Of fairlead: what the store holds of it cannot be used."""
 Pem = Annotated[str, Field(max_length=MOST_PEM)]
 Said = Annotated[Any, Computed()]
 
@@ -279,7 +281,12 @@ class Certificates:
             return await asyncio.to_thread(work, *given)
 
     async def _own(self, uuid: str, now: int) -> Item:
-        pem = (await self.vault.certificate(SYSTEM[uuid])).decode()
+        try:
+            pem = (await self.vault.certificate(SYSTEM[uuid])).decode()
+        except OperatorError as error:
+            if error.code != "FL-CERT-BROKEN":
+                raise
+            return Item(uuid, SSLKeyAndCertificate(name=SYSTEM[uuid], status=BROKEN), tenant="tenant-admin")
         return _as_of(Item(uuid, SSLKeyAndCertificate(name=SYSTEM[uuid], certificate=SSLCertificate(certificate=pem)),
                            tenant="tenant-admin"), now)
 
@@ -301,7 +308,11 @@ class Certificates:
         return own.Owned((value.certificate.certificate or "").encode(), self._key(item), chain.encode())
 
     def _key(self, item: Item) -> bytes:
-        return self.vault.unseal(_place(item.uuid), item.sealed["key"])
+        try:
+            return self.vault.unseal(_place(item.uuid), item.sealed["key"])
+        except (KeyError, ValueError):
+            raise Refused("FL-CERT-BROKEN", f"the private key of {item.name} is not there, or was changed",
+                          "import the certificate again, with its key") from None
 
 
 def renewing(certificates: Certificates, catalogue: Catalogue) -> APIRouter:

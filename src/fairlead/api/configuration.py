@@ -243,8 +243,9 @@ BUILT = (Built(SYSTEM, [Item("default", SystemConfiguration())]),
 class Presenting(Protocol):
     """Who presents certificates, and checks SSH's settings."""
 
-    async def check(self, before: SystemConfiguration, after: SystemConfiguration) -> None:
-        """Whether the one may follow the other now. Raises Refused, with every reason."""
+    async def check(self, before: SystemConfiguration, after: SystemConfiguration, by: str) -> None:
+        """Whether the one may follow the other now; what is broken of its own is mended. Raises Refused, with every
+        reason."""
         ...
 
     async def settle(self, before: SystemConfiguration, after: SystemConfiguration, by: str) -> None:
@@ -280,7 +281,7 @@ class Configured:
             if match is not None:
                 match.networks()
         after.algorithms()
-        await self.presenting.check(before, after)
+        await self.presenting.check(before, after, by)
         made = await self.shelved.exchange(old, replace(old, value=after), by, details=_told(before, after))
         try:
             await self.presenting.settle(before, after, by)

@@ -48,6 +48,14 @@ class Commanding(Protocol):
         ...
 
 
+class Draining(Protocol):
+    """Who knows what is still open at engines."""
+
+    async def streams(self, name: str) -> dict[str, Any]:
+        """Of the engine *name*, at all Controllers: streams, unheard. Raises Refused."""
+        ...
+
+
 class Drain(BaseModel):
     """The body of POST /api/node/NAME/drain."""
 
@@ -149,6 +157,18 @@ def commanding(engines: Commanding) -> APIRouter:
                  responses=answer(answers.CommandDone))
     async def command(name: str, body: CommandWanted, caller: str = needs("node:write")) -> dict[str, Any]:
         return await engines.run(name, body.command, body.deadline_s, caller)
+
+    return router
+
+
+def draining(engines: Draining) -> APIRouter:
+    """GET node/NAME/streams."""
+    router = APIRouter(tags=["Node"])
+
+    @router.get("/api/node/{name}/streams", summary="How many streams are open at an engine and from it",
+                responses=answer(answers.NodeStreams))
+    async def streams(name: str, caller: str = needs("tunnel:read")) -> dict[str, Any]:  # noqa: ARG001
+        return await engines.streams(name)
 
     return router
 

@@ -99,10 +99,14 @@ class Admittance:
         self._asked[node.id] = self.cluster.clock.monotonic()
         log.info("cluster.admitting", about=node.name, step="its member of the store follows")
         assert self.cluster.note is not None
-        request = str(fields.get("request", "")).encode()
-        return {"certificate": (await self.cluster.signing.certify(node, request)).decode(),
-                "ca": (await self.cluster.signing.root()).decode(), "base": self.cluster.note.base,
-                "members": self._names(there), "member": f"{own.id:x}"}
+        return {**await self.certify(node, fields), "base": self.cluster.note.base, "members": self._names(there),
+                "member": f"{own.id:x}"}
+
+    async def certify(self, node: Node, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """A certificate for the member of *node*, of whose request only the key counts. Raises Refused FL-CSR."""
+        signing = self.cluster.signing
+        return {"certificate": (await signing.certify(node, str(fields.get("request", "")).encode())).decode(),
+                "ca": (await signing.bundle()).decode()}
 
     async def _put_in(self, node: Node, term: Sequence[Compare]) -> tuple[Member, Sequence[Member]]:
         """A new member for *node*, in the place of any that it had, and all that there are. Raises FairleadError."""

@@ -8,6 +8,8 @@ Rules, and what each stops:
    tombstones, their addresses rest. One that comes back, with the store of the other time, is let in by nobody.
 3. So is each node that was removed meanwhile, when the operator names it; what was revoked stays so.
 4. Nobody leads, and nobody else has the cluster key.
+5. A rotation that was under way then is called off: it was decided on for another cluster. What Controllers said of it
+   is forgotten.
 
 Pure: records in, changes out.
 """
@@ -28,6 +30,7 @@ from fairlead.nodes.records import (
     KEYS,
     NAMES,
     NODES,
+    TOLD,
     AddressEntry,
     KeyEntry,
     NameEntry,
@@ -36,6 +39,8 @@ from fairlead.nodes.records import (
     node_from,
     secrets_of,
 )
+from fairlead.rotation import phases
+from fairlead.rotation.driver import NOW
 from fairlead.store.protocol import Delete, Operation, Put
 
 
@@ -68,14 +73,14 @@ class _Changes:
             **dict.fromkeys(secrets_of(node.id))}
 
     def revoke_keys(self, node: Node) -> None:
-        for line in (node.host_key, node.user_key):
+        for line in filter(None, (node.host_key, node.next_host_key, *node.user_keys)):
             key = KEYS + PublicKey.from_line(line).fingerprint
             if key in self.records:
                 entry: KeyEntry = key_from(self.records[key])
                 self.values[key] = encode(replace(entry, state="revoked"))
 
     def forget_keys(self, node: Node) -> None:
-        for line in (node.host_key, node.user_key):
+        for line in filter(None, (node.host_key, node.next_host_key, *node.user_keys)):
             self.values[KEYS + PublicKey.from_line(line).fingerprint] = None
 
 
@@ -105,11 +110,27 @@ def begin_anew(records: Mapping[str, bytes], me: str, removed: Collection[str], 
         entries.append(Entry("node.removed", node.name, by, {
             "node_id": node.id, "address": node.internal_address,
             "host_key": PublicKey.from_line(node.host_key).fingerprint}))
+    changes.values |= {key: None for key in records if key.startswith(TOLD)}
+    if NOW in records:
+        rotation = _called_off(records[NOW], by, now)
+        changes.values[NOW] = rotation
+        entries.append(Entry("rotation.called-off", "rotation", by))
     there = {key: value for key, value in changes.values.items() if value is not None or key in records}
     return Anew(
         [Put(GENERATION, new_generation()), Delete(LEADER),
          *(Delete(key) if value is None else Put(key, value) for key, value in sorted(there.items()))],
         entries, [node.name for node in gone], [node for node in _sorted(nodes.values()) if node not in gone], revoked)
+
+
+def _called_off(value: bytes, by: str, now: int) -> bytes | None:
+    """The record of a rotation that goes back, or, where there is no way back, on; None for what nobody can read."""
+    try:
+        rotation = phases.decode(value)
+    except ValueError:
+        return None
+    if rotation.phase == "retire":
+        return phases.encode(phases.at(rotation, "retire", now))
+    return None if rotation.phase == "scheduled" else phases.encode(phases.aborted(rotation, by, now))
 
 
 def _gone(nodes: Collection[Node], me: str, removed: Collection[str]) -> Sequence[Node]:

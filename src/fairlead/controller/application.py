@@ -18,18 +18,20 @@ from fairlead.api import (
     documents,
     enrolment,
     fleet,
+    images,
     keys,
-    later,
     logs,
     mesh,
     metrics,
     nodes,
     objects,
+    rotation,
     securechannel,
     services,
     session,
     swaggerui,
     system,
+    upgrade,
     users,
 )
 from fairlead.api.application import build
@@ -50,13 +52,14 @@ from fairlead.controller.signing import Signing
 from fairlead.objects.catalogue import Catalogue
 from fairlead.objects.model import Item, Kind
 from fairlead.objects.shelf import Journal, Records, Shelf, Shelved
+from fairlead.rotation.phases import Rotation
 from fairlead.transport.rules import SshRules
 from fairlead.users.apitokens import ApiTokens
 from fairlead.users.keys import UserKeys
 from fairlead.users.people import People
 from fairlead.users.rules import Rules
 
-PUBLIC = system.PUBLIC | session.PUBLIC | cluster.PUBLIC | swaggerui.PUBLIC
+PUBLIC = system.PUBLIC | session.PUBLIC | cluster.PUBLIC | rotation.PUBLIC | swaggerui.PUBLIC
 """Paths that are open to strangers."""
 
 
@@ -117,7 +120,7 @@ class Settings:
 def shelf_for(store: Records, journal: Journal, cluster_uuid: str) -> Shelf:
     """The stored objects of all kinds that are stored."""
     return Shelf(store, journal, [*configuration.BUILT, *fleet.BUILT, *accounts.BUILT, *backup.BUILT,
-                                  *securechannel.BUILT, *certificates.BUILT,
+                                  *securechannel.BUILT, *certificates.BUILT, *images.BUILT,
                                   cluster.built(cluster.kind_of(cluster_uuid))])
 
 
@@ -140,8 +143,13 @@ class Parts:
     configuration: documents.Configuring
     commands: nodes.Commanding
     logs: logs.Reading
+    draining: nodes.Draining
     changes: nodes.Observing
     measuring: metrics.Measuring
+    rotations: rotation.Rotating
+    upgrade_trust: images.Trusting
+    images: images.Uploads
+    upgrading: upgrade.Upgrading
     stop: Callable[[], None]
 
 
@@ -152,9 +160,16 @@ def application(parts: Parts) -> FastAPI:
                  admits=settings.admits)
 
 
-def certificates_of(shelf: Shelf, signing: Signing, catalogue: Catalogue) -> Certificates:
-    """All certificates."""
-    return Certificates(Shelved(shelf, certificates.CERTIFICATE, catalogue.referrers), signing, catalogue.referrers)
+def certificates_of(shelf: Shelf, signing: Signing, catalogue: Catalogue,
+                    rotating: Callable[[], Rotation | None] = lambda: None) -> Certificates:
+    """All certificates; those that a rotation leads to, or away from, are in use."""
+    async def referrers(kind: str, uuid: str) -> Sequence[str]:
+        found, rotation = await catalogue.referrers(kind, uuid), rotating()
+        if rotation is None or uuid not in (rotation.to, rotation.material.get("from"), rotation.material.get("to")):
+            return found
+        return [*found, f"the rotation {rotation.id} of {rotation.kind}"]
+
+    return Certificates(Shelved(shelf, certificates.CERTIFICATE, referrers), signing, referrers)
 
 
 def routers(parts: Parts) -> Sequence[APIRouter]:
@@ -174,7 +189,7 @@ def routers(parts: Parts) -> Sequence[APIRouter]:
         securechannel.ChannelTokens(desk, shelved(securechannel.TOKEN)), securechannel.LocalIPs(operations),
         shelved(fleet.TENANT), clouds, groups, engines, accounts.Users(people), accounts.Roles(),
         shelved(accounts.PROFILE), cluster.TheCluster(shelved(own), operations), shelved(backup.BACKUP),
-        later.Nothing(later.IMAGE), later.Nothing(later.UPGRADE_STATUS))
+        parts.images, upgrade.StatusInfos(parts.upgrading))
     for source in sources:
         catalogue.add(source)
     settings = Settings(parts.shelf)
@@ -188,9 +203,12 @@ def routers(parts: Parts) -> Sequence[APIRouter]:
             lambda: settings.rules().longest),
         users.routes(people), keys.routes(parts.keys),
         apitokens.routes(parts.tokens), enrolment.routes(desk, operations), nodes.reading(operations),
-        nodes.writing(operations, operations), nodes.commanding(parts.commands), logs.routes(parts.logs),
-        nodes.watching(parts.changes), services.reading(operations), services.writing(operations),
-        documents.routes(parts.configuration), mesh.routes(operations), metrics.routes(parts.measuring),
+        nodes.writing(operations, operations), nodes.commanding(parts.commands), nodes.draining(parts.draining),
+        logs.routes(parts.logs), nodes.watching(parts.changes), services.reading(operations),
+        services.writing(operations), documents.routes(parts.configuration), mesh.routes(operations),
+        metrics.routes(parts.measuring), rotation.routes(parts.rotations),
+        images.routes(parts.images), images.trusting(parts.upgrade_trust),
+        upgrade.routes(parts.upgrading),
         audit.reading(operations), audit.exporting(operations), backup.routes(parts.backups),
         cluster.routes(operations, operations, system.public_version(parts.version)),
         securechannel.generating(desk, catalogue, settings), fleet.runtimes(engines, catalogue),

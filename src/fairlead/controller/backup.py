@@ -1,6 +1,7 @@
 """Making a backup: the store at one revision, with what opens it and by what engines know this Controller."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -11,6 +12,7 @@ from fairlead.base.clock import rfc3339
 from fairlead.base.errors import Refused
 from fairlead.cluster import backup as backups
 from fairlead.cluster.backup import Backup
+from fairlead.enrol.keyring import Keyring
 from fairlead.enrol.trust import Trust
 from fairlead.keys.ssh import PrivateKey
 from fairlead.keys.wire import sha256
@@ -46,8 +48,9 @@ class Backups:
     """Has the records of them."""
     cluster: Keeping
     trust: Trust
-    host_key: PrivateKey = field(repr=False)
-    user_key: PrivateKey = field(repr=False)
+    host_key: Callable[[], PrivateKey] = field(repr=False)
+    """The one that is shown now."""
+    keyring: Keyring = field(repr=False)
 
     async def create(self, recipient: str | None, passphrase: str | None, by: str) -> Made:
         """A sealed backup for *recipient*, else under *passphrase*. Raises Refused, OperatorError."""
@@ -62,7 +65,7 @@ class Backups:
         backup = Backup(
             self.trust.cluster_uuid, now, listing.revision, self.trust.node_id, self.trust.node,
             backups.kept(listing.records), self.trust.model_dump_json(), self.cluster.cluster_key,
-            self.host_key.openssh(), self.user_key.openssh())
+            self.host_key().openssh(), self.keyring.in_use.openssh())
         sealed = await asyncio.to_thread(backups.seal_to, backup, key) if key else await asyncio.to_thread(
             backups.seal_under, backup, words)
         return Made(sealed, await self._record(backup, sealed, f"to {recipient}" if key else "under a passphrase", by))

@@ -38,10 +38,12 @@ from fairlead.cluster.note import Note
 from fairlead.cluster.tenure import MARGIN, Timing
 from fairlead.controller.initialise import STORE
 from fairlead.controller.mesh import Mesh
+from fairlead.controller.reissue import reissue
 from fairlead.controller.settings import ControllerSettings
 from fairlead.controller.signing import Signing
 from fairlead.enrol.trust import Trust
 from fairlead.nodes.node import Node
+from fairlead.pki.chain import is_issued_by, read
 from fairlead.pki.request import new_request
 from fairlead.store.etcd import EtcdStore
 from fairlead.store.fence import NotLeading, unfenced
@@ -166,6 +168,12 @@ class Cluster:
             self._others[url] = Gateway([url], member_context(self.state))
         return self._others[url]
 
+    async def prove_anew(self) -> None:
+        """Go to the members with the certificate, and trust the CAs, that lie in the state folder now."""
+        context = member_context(self.state)
+        ways = [way for way in (self._gateway, self._own, *self._others.values()) if way is not None]
+        await asyncio.gather(*(way.present(context) for way in ways))
+
     async def wait_leading(self) -> None:
         """Until this Controller leads a cluster."""
         await self._standing.wait()
@@ -181,6 +189,8 @@ class Cluster:
             raise OperatorError("FL-STATE-DAMAGED", f"the data of this node's etcd in {folder(self.state)} is gone",
                                 "restore the state folder, or remove this Controller on another one and join it anew")
         self._drop_old_store()  # of before the move, if that was stopped at its end
+        if self.note.stage == "member":
+            await reissue(self.state, self.trust, self.clock)
         await self._run_member(self.note.members)
         self.store.found(Shifted(self._new_store(), self.note.base))
 
@@ -189,12 +199,26 @@ class Cluster:
         me = self.trust.internal_address
         plan = Plan(self.trust.node, me, self.trust.cluster_uuid, members, existing=len(members) > 1,
                     quota_bytes=self.settings.store_quota)
-        binary, context = await asyncio.to_thread(check_etcd), member_context(self.state)
+        binary = await asyncio.to_thread(check_etcd)
+        context = member_context(self.state)
         self._own = Gateway([client_url(me)], context)
         self._gateway = Gateway(list(map(client_url, dict.fromkeys([me, *members.values()]))), context)
         self.etcd = Etcd(binary, self.state, plan, self._own)
         self._tasks.append(self.group.create_task(self.etcd.run(), name="etcd"))
         return self.etcd
+
+    async def renew_identity(self) -> bytes:
+        """Another certificate for this node's member, PEM, under the same root; it counts from the next handshake.
+
+        Raises FairleadError.
+        """
+        key, request = new_request()
+        made, ca = await self.signing.certify(self.mesh.me, request), files.read_private(folder(self.state) / "ca.pem")
+        if not any(is_issued_by(read(made, "certificate")[0], root) for root in read(ca, "CA")):
+            raise Refused("FL-ETCD-IDENTITY", "the other members do not know the root CA yet", "it is tried again")
+        put_identity(self.state, made, key, ca)
+        await self.prove_anew()
+        return made
 
     def _drop_old_store(self) -> None:
         for file in files_of(self.state / STORE):
@@ -284,7 +308,8 @@ class Cluster:
             log.info("cluster.founding", step="a store of one member")
             shutil.rmtree(folder(self.state), ignore_errors=True)
             key, request = new_request()
-            put_identity(self.state, await self.signing.certify(self.mesh.me, request), key, await self.signing.root())
+            made = await self.signing.certify(self.mesh.me, request)
+            put_identity(self.state, made, key, await self.signing.bundle())
             etcd = await self._run_member(me)
             try:
                 async with asyncio.timeout(BIRTH_S):

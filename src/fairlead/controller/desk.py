@@ -3,10 +3,12 @@
 Any Controller's portal and API take it in; who asks gets the answer from the one that he asked. So tokens that one
 Controller issued are redeemable at any.
 
+Beside that, all Controllers ask one another about the engines that each has (`fleet.answering`).
+
 Rules, and what each stops:
 
-1. Who hands something over is a Controller, by its key, that is admitted. One that is still coming in may ask for that
-   and for nothing else.
+1. Who hands something over, or asks, is a Controller, by its key, that is admitted. One that is still coming in may ask
+   for that and for nothing else.
 2. Everything that is handed over may be done twice (it is decided by content, or lapses by itself), so that a lost
    answer or a change of leaders is asked again.
 3. What the leader has done is awaited in this Controller's own directory before it is told: the node that joined here
@@ -15,7 +17,7 @@ Rules, and what each stops:
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -59,6 +61,28 @@ class Reading(Protocol):
         ...
 
 
+class Answering(Protocol):
+    """Who answers about engines."""
+
+    async def answer(self, asking: Node, op: str, fields: dict[str, Any]) -> dict[str, Any] | None:
+        """What the Controller *asking* is answered; None: that is no question about engines. Raises FairleadError."""
+        ...
+
+
+class Questions:
+    """Several who answer, each what the ones before it do not."""
+
+    def __init__(self, *answering: Answering) -> None:
+        self._answering = answering
+
+    async def answer(self, asking: Node, op: str, fields: dict[str, Any]) -> dict[str, Any] | None:
+        """What the first says that knows. Raises FairleadError."""
+        for one in self._answering:
+            if (answer := await one.answer(asking, op, fields)) is not None:
+                return answer
+        return None
+
+
 class Heads(Protocol):
     """What this Controller tells of audit logs."""
 
@@ -70,6 +94,14 @@ class Heads(Protocol):
     @property
     def heads(self) -> list[str]:
         """Those that it was shown."""
+        ...
+
+
+class Rotating(Protocol):
+    """Who begins and ends rotations."""
+
+    async def __call__(self, op: str, fields: Mapping[str, Any]) -> dict[str, Any] | None:
+        """What the leader answers; None: that is no question about rotations. Raises FairleadError."""
         ...
 
 
@@ -85,6 +117,8 @@ class Desk:
     admittance: Admittance
     clock: Clock
     audit: Heads
+    engines: Answering
+    rotations: Rotating
 
     # -- what the portal and the API ask ------------------------------------------------------------------------------
 
@@ -132,7 +166,8 @@ class Desk:
         """The reply body to a join request, signed by this Controller. Raises Refused."""
         async def there(leader: str) -> bytes:
             answer = await self.mesh.peers.ask(leader, "exchange", body=submission.encode().decode(), source=source,
-                                               presented=presented(submission.certificate_hash))
+                                               presented=presented(submission.certificate_hash),
+                                               host_key=self.enrolment.office.host_key().public.line)
             await self._seen(PublicKey.from_line(submission.fields.user_key).fingerprint)
             return self.enrolment.reply(submission, from_b64(str(answer["core"])))
 
@@ -197,6 +232,15 @@ class Desk:
 
         await self._led(here, there)
 
+    async def handed(self, op: str, **fields: Any) -> dict[str, Any]:
+        """What the leader answers to a question about rotations. Raises Refused."""
+        async def here() -> dict[str, Any]:
+            answer = await self.rotations(op, fields)
+            assert answer is not None
+            return answer
+
+        return await self._led(here, lambda leader: self.mesh.peers.ask(leader, op, timeout_s=REMOVAL_S, **fields))
+
     async def announce(self, node_id: str, endpoint: Any, by: str) -> None:
         """A Controller's new address."""
         await self.registry.announce(node_id, endpoint, by)
@@ -241,9 +285,11 @@ class Desk:
                 return {"token": encode_token(await self.enrolment.revoke(fields["token_id"], fields["by"])).decode()}
             case "exchange":
                 presented = fields["presented"] is True
+                # while it changes, only that Controller knows with which of the two it signs
+                signing = {key.line: key for key in node.host_keys}
                 core = await self.enrolment.decide(
                     Submission.parse(fields["body"].encode()), fields["source"],
-                    Asked(lambda _: presented, node.name, PublicKey.from_line(node.host_key)))
+                    Asked(lambda _: presented, node.name, signing.get(str(fields.get("host_key")), node.host_keys[0])))
                 return {"core": b64(core)}
             case "commit":
                 return {"trust_revision": await self.enrolment.commit(fields["fingerprint"], fields["message"])}
@@ -253,13 +299,18 @@ class Desk:
             case "release":
                 await self.registry.release(fields["name"], fields["fingerprint"], fields["by"])
                 return {}
+            case "identity":
+                return await self.admittance.certify(node, fields)
             case "audit-head":
                 return {"head": self.audit.head}
             case "audit-heads":
                 return {"heads": self.audit.heads}
             case _:
-                raise Refused("FL-PEER-QUESTION", f"nothing here answers {op[:32]!r}",
-                              "both must run versions of fairlead that fit")
+                answer = await self.engines.answer(node, op, fields) or await self.rotations(op, fields)
+                if answer is None:
+                    raise Refused("FL-PEER-QUESTION", f"nothing here answers {op[:32]!r}",
+                                  "both must run versions of fairlead that fit")
+                return answer
 
     # -- who does it --------------------------------------------------------------------------------------------------
 

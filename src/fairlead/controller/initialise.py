@@ -38,6 +38,7 @@ from fairlead.pki.authority import Authority
 from fairlead.pki.certificate import der_of, portal_name
 from fairlead.store.protocol import MARK, Absent, Put, mark_value
 from fairlead.store.sqlite import SQLiteStore, files_of
+from fairlead.upgrade.images import FOLDER as IMAGES
 from fairlead.users.accounts import USERS as ACCOUNTS
 from fairlead.users.accounts import Account, account, encode, new_password
 from fairlead.users.rules import Rules
@@ -49,8 +50,8 @@ COPY = "directory.json"
 """The Controllers as this one last knew them."""
 PENDING = "init.pending"
 _MADE = (TRUST_FILE, sealing.NODE_KEY, *(file.name for file in files_of(Path(STORE))), notes.FILE, COPY, "hosts",
-         "control.sock")
-_FOLDERS = (KEYS, LOGS, WITNESS, ENGINES)
+         "control.sock", "uploads.json")
+_FOLDERS = (KEYS, LOGS, WITNESS, ENGINES, IMAGES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,7 @@ async def _make(state: Path, name: str, settings: ControllerSettings, admin: Acc
     trust = Trust(
         cluster_uuid=cluster_uuid, node=name, node_id=node_id, role="controller", user=USERS["controller"],
         internal_address=address, ca_certificates=[b64(der_of(authority.certificate_pem))],
-        tls_name=portal_name(cluster_uuid),
+        tls_name=portal_name(cluster_uuid), roots=[b64(der_of(authority.certificate_pem))],
         controllers=[CoreController(name=name, address=h, portal_port=p, ssh_port=settings.ssh_port,
                                     internal_address=address, host_key=host.public.line, user_key=user.public.line,
                                     node_id=node_id) for h, p in settings.endpoint.places])

@@ -16,9 +16,10 @@ from fairlead.base.errors import FairleadError, Refused
 from fairlead.cluster.peers import Answer, Peers, converse
 from fairlead.controller.initialise import COPY
 from fairlead.controller.settings import ControllerSettings
+from fairlead.enrol.keyring import Keyring
 from fairlead.enrol.trust import Trust
 from fairlead.fleet.sessions import Commit, Sessions
-from fairlead.keys.ssh import PrivateKey, PublicKey
+from fairlead.keys.ssh import PublicKey
 from fairlead.link.messages import Plan, PlanController
 from fairlead.mesh import plan as plans
 from fairlead.mesh.dialling import dialling
@@ -45,7 +46,7 @@ log = structlog.get_logger("fairlead.controller")
 class Mesh:
     """The directory and everything that follows it."""
 
-    def __init__(self, *, state: Path, clock: Clock, settings: ControllerSettings, trust: Trust, user_key: PrivateKey,
+    def __init__(self, *, state: Path, clock: Clock, settings: ControllerSettings, trust: Trust, keyring: Keyring,
                  way: Way, store: Changes, clustered: bool, commit: Commit, cloned: Callable[[Node], Awaitable[None]],
                  answer: Answer, refused: Callable[[PlanController], Awaitable[None]],
                  removed: Callable[[], None]) -> None:
@@ -70,7 +71,7 @@ class Mesh:
         self.directory = Directory(store, clustered=clustered)
         self.directory.listen(self._changed.set)
         self.peers = Peers(clock)
-        self.supervisor = Supervisor(dialling(trust.user, user_key, settings.keepalive_s, clock, way),
+        self.supervisor = Supervisor(dialling(trust.user, lambda: keyring.held, settings.keepalive_s, clock, way),
                                      self.peers.talk, _opened, self._failed)
         self.sessions = Sessions(
             self.directory, clock, me=trust.node_id, generation="", first_epoch=0, commit=commit, cloned=cloned,
@@ -130,7 +131,7 @@ class Mesh:
     @property
     def problems(self) -> list[str]:
         """What is not as planned, one line each."""
-        return [*([self.problem] if self.problem else []), *self.listeners.problems]
+        return [*([self.problem] if self.problem else []), *self.peers.problems, *self.listeners.problems]
 
     def ready(self, owner: str, address: str, port: int) -> Tunnel | None:
         """The tunnel that `carrier` gives, where it is open already."""
@@ -225,7 +226,7 @@ def _told(trust: Trust, settings: ControllerSettings, host_key: PublicKey, user_
         places = before.endpoint.addresses if before is not None and before.endpoint is not None else ()
         nodes[c.node_id] = Node(
             id=c.node_id, name=c.name, role="controller", state="up", internal_address=c.internal_address,
-            host_key=c.host_key, user_key=c.user_key, joined_at=1,
+            host_key=c.host_key, user_key=c.user_key, joined_at=1, next_host_key=c.next_host_key,
             endpoint=Endpoint((*places, c.address), settings.api_port, c.portal_port, c.ssh_port))
     keys = [entry for node in nodes.values() for entry in (
         KeyEntry(node.id, "host", "active", "", node.host_key), KeyEntry(node.id, "user", "active", "", node.user_key))]

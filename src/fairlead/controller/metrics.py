@@ -55,8 +55,10 @@ class Numbers:
 
     def __init__(self, *, version: str, view: View, mesh: Mesh, cluster: Cluster, tokens: Tokens,
                  configuration: Configuring, told: Told, answered: Values,
-                 problems: Callable[[], Sequence[str]], stalled: Callable[[], float]) -> None:
-        """*stalled*: for how long (seconds) the loop stood still at worst of late."""
+                 problems: Callable[[], Sequence[str]], stalled: Callable[[], float],
+                 ends: Callable[[], Mapping[str, float]]) -> None:
+        """*stalled*: for how long (seconds) the loop stood still at worst of late. *ends*: of which certificate when,
+        seconds since the epoch."""
         self._version = version
         self._view = view
         self._mesh = mesh
@@ -67,6 +69,7 @@ class Numbers:
         self._answered = answered
         self._problems = problems
         self._stalled = stalled
+        self._ends = ends
         self._turn = asyncio.Lock()
         self._made = float("-inf"), ""
 
@@ -102,6 +105,8 @@ class Numbers:
         yield _one("problems", "What is not as planned, lines of `fairlead status`", len(self._problems()))
         yield _one("loop_stall_seconds", "How long the event loop kept others waiting, at worst, in the last minute",
                    self._stalled())
+        yield Series("certificate_expires_seconds", "When a certificate that is in use ends, seconds since the epoch",
+                     {(name,): last for name, last in self._ends().items()}, ["name"])
         yield Series("tunnels", "Connections with nodes, by who dialled", _by(
             Counter(tunnel.direction for tunnel in tunnels)), ["direction"])
         yield _one("streams", "Streams that are open", sum(tunnel.streams for tunnel in tunnels))

@@ -1,13 +1,13 @@
 """What an operator sees and does on a Controller: the answers behind the API's ports."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 from uuid import UUID
 
 from fairlead.api.audit import describe as describe_record
-from fairlead.api.mesh import connecting, describe_hosts
+from fairlead.api.mesh import connecting, describe_hosts, describe_known_hosts
 from fairlead.api.mesh import describe as describe_tunnel
 from fairlead.api.securechannel import Member
 from fairlead.api.services import describe as describe_service
@@ -39,7 +39,12 @@ class Operations:
 
     def __init__(self, *, me: str, cluster_uuid: UUID, version: str, view: View, mesh: Mesh, cluster: Cluster,
                  desk: Desk, registry: Registry, audit: AuditLog, witnessing: Witnessing,
-                 problems: Callable[[], list[str]]) -> None:
+                 problems: Callable[[], list[str]], hints: Callable[[], Sequence[str]] = tuple,
+                 version_of: Callable[[Node], str] = lambda _: "") -> None:
+        """*hints*: what is to be known and makes nothing unhealthy. *version_of*: the version that a node runs, as far
+        as that is known.
+        """
+        self._version_of = version_of
         self._me = me
         self._cluster_uuid = cluster_uuid
         self._version = version
@@ -53,6 +58,7 @@ class Operations:
         self._audit = audit
         self._witnessing = witnessing
         self._problems = problems
+        self._hints = hints
 
     # -- the node and its cluster -------------------------------------------------------------------------------------
 
@@ -76,7 +82,8 @@ class Operations:
             "engines": {"total": sum(engines.values()), **dict(sorted(engines.items()))},
             "tunnels": {"total": len(tunnels), "up": sum(t["state"] == "up" for t in tunnels),
                         "streams": sum(t["streams"] for t in tunnels), "transport": self._mesh.way.name},
-            "view": str(self._view.network), "healthy": self.healthy, "problems": self._problems()}
+            "view": str(self._view.network), "healthy": self.healthy,
+            "problems": [*self._problems(), *self._hints()]}
 
     def nodes(self) -> list[dict[str, Any]]:
         """Every node, Controllers first."""
@@ -99,13 +106,19 @@ class Operations:
         """Where this node finds whom."""
         return describe_hosts(plans.names(self._mesh.plan(), self._view))
 
+    def known_hosts(self) -> list[dict[str, Any]]:
+        """By which SSH host keys the Controllers are known."""
+        return [row for node in self._directory.controllers() if node.endpoint is not None
+                for row in describe_known_hosts(node.name, (host for host, _ in node.endpoint.places),
+                                                node.endpoint.ssh_port, node.host_keys)]
+
     async def cluster(self) -> dict[str, Any]:
         """The object of `fairlead cluster status`."""
         return await Roster(self._cluster).describe()
 
     async def ca(self) -> str:
-        """The root CA's certificate, PEM."""
-        return (await self._cluster.signing.root()).decode()
+        """The certificates of the root CAs that are believed, PEM: the one that signs is the first."""
+        return (await self._cluster.signing.bundle()).decode()
 
     async def client_certificate(self, by: str) -> dict[str, Any]:
         """What an operator's etcdctl needs, on record before it is told. Raises Refused FL-CLUSTER-SINGLE."""
@@ -246,7 +259,8 @@ class Operations:
             "internal_address": node.internal_address, "fingerprint": _fingerprint(node.host_key, fingerprints),
             "joined_at": rfc3339(node.joined_at) if node.joined_at else None,
             "user_fingerprint": _fingerprint(node.user_key, fingerprints), "user": node.user,
-            "labels": node.labels, "software": node.software, "token": node.token_id or None}
+            "labels": node.labels, "software": node.software, "version": self._version_of(node) or None,
+            "token": node.token_id or None}
         if not here:
             shown |= {"since": rfc3339(standing.since) if standing.since else None, "skew_s": round(standing.skew_s, 3),
                       "drained": node.drained,

@@ -33,6 +33,7 @@ from fairlead.controller import secrets
 from fairlead.controller.anew import Anew, begin_anew
 from fairlead.controller.daemon import load_settings
 from fairlead.controller.initialise import COPY
+from fairlead.controller.reissue import reissue
 from fairlead.controller.restore import alone
 from fairlead.controller.settings import ControllerSettings
 from fairlead.enrol.trust import Trust
@@ -105,6 +106,7 @@ async def recover(state: Path, survivor: Survivor, removed: Collection[str], clo
     """
     trust, note = survivor.trust, survivor.note
     with files.alone(state):
+        await reissue(state, trust, clock)
         binary, before = check_etcd(), folder(state) / BEFORE
         own = Gateway([client_url(trust.internal_address)], member_context(state))
         etcd = Etcd(binary, state, Plan(trust.node, trust.internal_address, trust.cluster_uuid,

@@ -6,7 +6,7 @@ restore that was stopped anywhere is repeated.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -26,9 +26,10 @@ from fairlead.controller.settings import ControllerSettings
 from fairlead.enrol.exchange import CoreController
 from fairlead.enrol.trust import HOST_KEY, KEYS, USER_KEY, Trust, save_key
 from fairlead.keys.seal import new_key
-from fairlead.keys.ssh import KeyRefused, PrivateKey
+from fairlead.keys.ssh import KeyRefused, PrivateKey, PublicKey
 from fairlead.nodes.node import Endpoint, Node
-from fairlead.nodes.records import NODES, node_from
+from fairlead.nodes.records import KEYS as KEYS_OF_NODES
+from fairlead.nodes.records import NODES, encode, key_from, node_from
 from fairlead.pki.authority import Authority
 from fairlead.store.protocol import MARK, Delete, Operation, Put, Record, mark_value
 from fairlead.store.sqlite import SQLiteStore
@@ -65,9 +66,10 @@ async def examine(backup: Backup) -> Found:
     except (FairleadError, KeyRefused, ValidationError, KeyError, TypeError, ValueError):
         raise _none("what it holds is not a Controller's") from None
     if (trust.node_id, trust.cluster_uuid, trust.role, trust.node) != (
-            me.id, backup.cluster_uuid, "controller", me.name) or (host_key.public.line, user_key.public.line) != (
-            me.host_key, me.user_key):
+            me.id, backup.cluster_uuid, "controller", me.name) or host_key.public not in me.host_keys or (
+            user_key.public.line not in me.user_keys):
         raise _none("its parts are of several nodes")
+    me = replace(me, user_key=user_key.public.line, next_key="", last_key="")
     return Found(backup, me, trust, host_key, user_key)
 
 
@@ -127,7 +129,7 @@ async def _make(state: Path, found: Found, settings: ControllerSettings, anew: A
     alone(found.trust, me, settings.endpoint).save(state)
     store = SQLiteStore.open(state / STORE, clock)
     try:
-        for batch in batches(_records(backup, anew, secrets.wrapped(node_key, me.id, backup.cluster_key), now)):
+        for batch in batches(_records(backup, me, anew, secrets.wrapped(node_key, me.id, backup.cluster_key), now)):
             await store.transact([], batch)
         await AuditLog(store, me.name).append(Entry("cluster.restored", me.name, "restore", {
             "made": rfc3339(backup.time), "revision": backup.revision, "checksum": backup.checksum,
@@ -136,7 +138,15 @@ async def _make(state: Path, found: Found, settings: ControllerSettings, anew: A
         await store.close()
 
 
-def _records(backup: Backup, anew: Anew, key: Put, now: int) -> Sequence[Operation]:
+def _one_user_key(values: Mapping[str, bytes], me: Node) -> dict[str, bytes]:
+    """Of a Controller whose user key was being changed: the backup has one of them, and that is it."""
+    before = node_from(values[NODES + me.id])
+    others = [KEYS_OF_NODES + PublicKey.from_line(line).fingerprint for line in before.user_keys if line != me.user_key]
+    return {NODES + me.id: encode(me), **{
+        other: encode(replace(key_from(values[other]), state="revoked")) for other in others if other in values}}
+
+
+def _records(backup: Backup, me: Node, anew: Anew, key: Put, now: int) -> Sequence[Operation]:
     """All that the new store holds; its time goes on from the backup's, whatever this machine's clock says."""
     values = dict(backup.records)
     for operation in anew.operations:
@@ -144,7 +154,7 @@ def _records(backup: Backup, anew: Anew, key: Put, now: int) -> Sequence[Operati
             values.pop(operation.key, None)
         else:
             values[operation.key] = operation.value
-    values |= {key.key: key.value, MARK: mark_value(now)}
+    values |= {key.key: key.value, MARK: mark_value(now), **_one_user_key(values, me)}
     return [Put(name, value) for name, value in sorted(values.items())]
 
 
@@ -153,7 +163,7 @@ def alone(trust: Trust, me: Node, endpoint: Endpoint) -> Trust:
     return trust.but(removed=False, controllers=[CoreController(
         name=me.name, address=host, portal_port=port, ssh_port=endpoint.ssh_port,
         internal_address=me.internal_address, host_key=me.host_key, user_key=me.user_key,
-        node_id=me.id).model_dump() for host, port in endpoint.places])
+        node_id=me.id, next_host_key=me.next_host_key).model_dump() for host, port in endpoint.places])
 
 
 def _none(why: str) -> Refused:

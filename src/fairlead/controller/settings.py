@@ -29,6 +29,9 @@ class ControllerSettings(NodeSettings):
     store_quota_mib: int = Field(default=2048, ge=8, le=8192)
     """What etcd's file may take of the disk in a cluster, MiB; the same at every Controller."""
 
+    renew_certificates: bool = True
+    """Whether certificates that the cluster issues itself are made anew before they end."""
+
     @field_validator("addresses")
     @classmethod
     def _addresses(cls, values: list[str]) -> list[str]:

@@ -11,7 +11,7 @@ Rules, and what each stops:
 
 import asyncio
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -42,7 +42,7 @@ log = structlog.get_logger("fairlead.audit")
 class Witnessing:
     """Shows, keeps and gathers heads."""
 
-    def __init__(self, audit: AuditLog, mesh: Mesh, trust: Trust, host_key: PrivateKey, witness: Witness,
+    def __init__(self, audit: AuditLog, mesh: Mesh, trust: Trust, host_key: Callable[[], PrivateKey], witness: Witness,
                  clock: Clock) -> None:
         self._audit = audit
         self._mesh = mesh
@@ -74,10 +74,11 @@ class Witnessing:
                 self._audit.moved.set()
             else:
                 if head.seq:
-                    self._head = sign(self._host_key, cluster_uuid=self._cluster_uuid,
+                    key = self._host_key()
+                    self._head = sign(key, cluster_uuid=self._cluster_uuid,
                                       generation=self._mesh.generation, node=self._me, head=head,
                                       time=self._clock.now()).text()
-                    await self._keep(self._me, self._head, self._host_key.public)
+                    await self._keep(self._me, self._head, key.public)
                     await self._mesh.sessions.show(self._head)
             await asyncio.sleep(SHOW_S + SHOW_ENGINE_S * self._mesh.sessions.count)
 
@@ -87,11 +88,12 @@ class Witnessing:
             for name, answer in (await self._answers("audit-head")).items():
                 node = self._mesh.directory.named(name)
                 if node is not None and answer.get("head"):
-                    await self._keep(name, str(answer["head"]), PublicKey.from_line(node.host_key))
+                    await self._keep(name, str(answer["head"]), *node.host_keys)
             await asyncio.sleep(ASK_S)
 
     async def gather(self) -> Mapping[str, Sequence[SignedHead]]:
-        """The heads that the witnesses tell, by the witness's name; only those that a Controller of now has signed."""
+        """The heads that the witnesses tell, by the witness's name; only those that a Controller of now has
+        signed, with whichever host key it had then."""
         engines, controllers = await asyncio.gather(
             self._mesh.sessions.witnessed(MOST_ENGINES, ANSWER_S), self._answers("audit-heads"))
         told: dict[str, list[Any]] = {self._me: self.heads, **engines}
@@ -115,24 +117,24 @@ class Witnessing:
 
     def signed_heads(self) -> list[tuple[SignedHead, PublicKey]]:
         """The newest head of each Controller that is known here, and the key that has signed it."""
-        newest: dict[str, SignedHead] = {}
-        for head in self._signed([*self.heads, self._head]):
-            if head.generation == self._mesh.generation and head.seq >= newest.get(head.node, head).seq:
-                newest[head.node] = head
-        keys = self._keys()
-        return [(head, keys[node]) for node, head in sorted(newest.items())]
-
-    def _keys(self) -> dict[str, PublicKey]:
-        return {node.name: PublicKey.from_line(node.host_key) for node in self._mesh.directory.controllers()}
+        newest: dict[str, tuple[SignedHead, PublicKey]] = {}
+        for head, key in self._proven([*self.heads, self._head]):
+            if head.generation == self._mesh.generation and head.seq >= newest.get(head.node, (head, key))[0].seq:
+                newest[head.node] = head, key
+        return [found for _, found in sorted(newest.items())]
 
     def _signed(self, texts: Sequence[Any]) -> Sequence[SignedHead]:
-        keys, found = self._keys(), list[SignedHead]()
+        return [head for head, _ in self._proven(texts)]
+
+    def _proven(self, texts: Sequence[Any]) -> Sequence[tuple[SignedHead, PublicKey]]:
+        keys, found = self._mesh.directory.host_keys(), list[tuple[SignedHead, PublicKey]]()
         for text in texts:
             with contextlib.suppress(Refused):
                 head = decode(str(text))
-                if head.node in keys:
-                    check(head, keys[head.node], cluster_uuid=self._cluster_uuid, node=head.node)
-                    found.append(head)
+                for key in keys.get(head.node, ()):
+                    with contextlib.suppress(Refused):
+                        check(head, key, cluster_uuid=self._cluster_uuid, node=head.node)
+                        found.append((head, key))
         return found
 
     async def _answers(self, op: str) -> dict[str, dict[str, Any]]:
@@ -145,9 +147,9 @@ class Witnessing:
         names = self._mesh.peers.connected
         return dict(zip(names, await asyncio.gather(*map(ask, names)), strict=True))
 
-    async def _keep(self, node: str, text: str, host_key: PublicKey) -> None:
+    async def _keep(self, node: str, text: str, *host_keys: PublicKey) -> None:
         try:
-            news = await self._witness.take(text, node, host_key)
+            news = await self._witness.take(text, node, *host_keys)
             if news == "contradiction":
                 log.warning("alarm", alarm="audit.contradiction", about=node)
                 await self._audit.append(Entry("audit.contradiction", node, self._me))

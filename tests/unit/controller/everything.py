@@ -4,6 +4,7 @@ from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
+from fairlead.api.images import IMAGE
 from fairlead.controller.application import Parts, certificates_of, shelf_for
 from fairlead.objects.catalogue import Catalogue
 from fairlead.users.accounts import Account
@@ -31,9 +32,22 @@ class Everything:
         return answer
 
 
+class _Images:
+    """Answers as *everything*, about images."""
+
+    kind = IMAGE
+
+    def __init__(self, everything: Any) -> None:
+        self._everything = everything
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._everything, name)
+
+
 def parts(everything: Any, people: Any = None) -> Parts:
     """What the application is made of."""
     shelf, catalogue = shelf_for(everything, everything, str(CLUSTER)), Catalogue()
     return Parts("1", shelf, catalogue, certificates_of(shelf, everything, catalogue), everything, everything,
                  everything, people, everything, everything, everything, everything, everything, everything,
-                 everything, everything, everything, lambda: None)
+                 everything, everything, everything, everything, everything, everything, _Images(everything),
+                 everything, lambda: None)

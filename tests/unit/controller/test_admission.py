@@ -96,7 +96,7 @@ class House:
 
         cluster = SimpleNamespace(
             clock=self.clock, trust=TRUST, mesh=mesh, note=SimpleNamespace(base=7), members=lambda: self.etcd,
-            fence=self.fence, found=self.found, signing=SimpleNamespace(cluster_key=KEY, certify=done, root=done))
+            fence=self.fence, found=self.found, signing=SimpleNamespace(cluster_key=KEY, certify=done, bundle=done))
         cluster.node_of = lambda member: Cluster.node_of(cast("Any", cluster), member)
         self.door = Admittance(cast("Any", cluster), self, cast("Any", None), "1.0")
 

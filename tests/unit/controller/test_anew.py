@@ -1,6 +1,7 @@
 """A store that begins again with one Controller gives no token and no node its rights back."""
 
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,21 @@ from fairlead.enrol import state as states
 from fairlead.enrol.redeem import GENERATION, LIVE, TOKENS
 from fairlead.keys.ssh import PublicKey
 from fairlead.nodes.node import Endpoint, Node
-from fairlead.nodes.records import ADDRESSES, KEYS, NAMES, NODES, address_from, encode, key_from, name_from
+from fairlead.nodes.records import (
+    ADDRESSES,
+    KEYS,
+    NAMES,
+    NODES,
+    TOLD,
+    KeyEntry,
+    address_from,
+    encode,
+    key_from,
+    name_from,
+)
+from fairlead.rotation import phases
+from fairlead.rotation.driver import NOW
+from fairlead.rotation.phases import Phase, Rotation
 from fairlead.store.protocol import Operation, Put
 from tests.world import START, Machine, World, open_world, refusal
 
@@ -49,6 +64,27 @@ async def test_a_token_of_before_joins_nobody_by_its_state_and_by_its_generation
     await world.join("se-1")
 
 
+@pytest.mark.parametrize(("phase", "becomes"), [
+    ("scheduled", None), ("stage", "withdraw"), ("acknowledge", "withdraw"), ("cut-over", "cut-back"),
+    ("retire", "retire")])
+async def test_a_rotation_that_was_under_way_is_called_off(world: World, phase: Phase, becomes: str | None) -> None:
+    """It was decided on for another cluster, months ago perhaps; what the others said of it is forgotten."""
+    asked = phases.at(Rotation("1", "secure-channel", "jane", 1, 1, "scheduled", 1), phase, 1)
+    await apply(world, [Put(NOW, phases.encode(asked)), Put(TOLD + "ctl-2", b"{}")])
+    await apply(world, (await begin(world)).operations)
+    kept = await records(world)
+    assert TOLD + "ctl-2" not in kept
+    assert (phases.decode(kept[NOW]).phase if NOW in kept else None) == becomes
+    if becomes:
+        assert phases.decode(kept[NOW]).since >= START, "nobody's patience has run out meanwhile"
+
+
+async def test_a_rotation_that_nobody_can_read_is_none(world: World) -> None:
+    await apply(world, [Put(NOW, b"{}")])
+    await apply(world, (await begin(world)).operations)
+    assert NOW not in await records(world)
+
+
 async def test_the_other_controllers_and_who_is_named_are_out_for_good(world: World) -> None:
     engine, stays = await world.join("se-1"), await world.join("se-2")
     other = await second_controller(world)
@@ -68,6 +104,17 @@ async def test_the_other_controllers_and_who_is_named_are_out_for_good(world: Wo
     assert LEADER not in found
     assert found[NODES + stays.id] == encode(stays)
     assert sorted(entry.subject for entry in anew.entries if entry.event == "node.removed") == ["ctl-2", "se-1"]
+
+
+async def test_who_is_out_is_out_with_its_next_key_and_its_last_one(world: World) -> None:
+    engine = await world.join("se-1")
+    following, last = Machine().user.public, Machine().user.public
+    await apply(world, [Put(NODES + engine.id, encode(replace(engine, next_key=following.line, last_key=last.line))), *(
+        Put(KEYS + key.fingerprint, encode(KeyEntry(engine.id, "user", "active", "r1", key.line)))
+        for key in (following, last))])
+    await apply(world, (await begin(world, "se-1")).operations)
+    found = await records(world)
+    assert {key_from(found[KEYS + key.fingerprint]).state for key in (following, last)} == {"revoked"}
 
 
 async def test_a_frozen_token_stays_frozen_and_a_wrong_name_is_refused(world: World) -> None:

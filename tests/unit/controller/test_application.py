@@ -28,14 +28,21 @@ OWN = {
     "GET /api/config": "config:read", "GET /api/config/{kind}/{name}": "config:show",
     "GET /api/config/{kind}/{name}/status": "config:read", "PUT /api/config/{kind}/{name}": "config:write",
     "DELETE /api/config/{kind}/{name}": "config:write",
-    "GET /api/hosts": "node:read", "GET /api/node": "node:read", "GET /api/node/{name}": "node:read",
+    "PUT /api/image/{uuid}/content": "image:write",
+    "GET /api/upgrade": "image:read", "POST /api/upgrade": "image:write",
+    "POST /api/upgrade/rollback": "image:write", "POST /api/upgrade/abort": "image:write",
+    "GET /api/upgrade/root": "image:read", "POST /api/upgrade/root": "upgrade:trust",
+    "GET /api/hosts": "node:read", "GET /api/hosts/known": "node:read",
+    "GET /api/node": "node:read", "GET /api/node/{name}": "node:read",
     "GET /api/node/{name}/events": "node:read",
     "DELETE /api/node/{name}": "node:write", "POST /api/node/{name}/label": "node:write",
-    "GET /api/node/{name}/logs": "log:read",
+    "GET /api/node/{name}/logs": "log:read", "GET /api/node/{name}/streams": "tunnel:read",
     "POST /api/node/{name}/drain": "node:write", "POST /api/node/{name}/command": "node:write",
     "POST /api/node/{name}/release": "node:write", "GET /api/policy": "service:read",
     "GET /metrics": "metrics:read", "GET /api/prometheus/targets": "metrics:read",
     "GET /api/openapi.json": "status:read",
+    "GET /api/rotation": "certificate:read", "GET /api/rotation/plan": "certificate:read",
+    "POST /api/rotation": "certificate:write", "POST /api/rotation/abort": "certificate:write",
     "GET /api/service": "service:read",
     "POST /api/service": "service:write", "DELETE /api/service/{name}": "service:write",
     "GET /api/securetoken-generate": "bundle:write", "GET /api/serviceengine-inventory": "node:read",
@@ -57,13 +64,15 @@ KINDS: dict[str, tuple[str, Sequence[str]]] = {
     "sslkeyandcertificate": ("certificate", ALL), "securechannelmapping": ("channel", ALL[1:]),
     "securechannel": ("channel", ALL[1:]), "securechanneltoken": ("token", ("POST", "DELETE")),
     "securechannelavailablelocalips": ("channel", ()), "serviceengine": ("node", ("DELETE",)), "role": ("user", ()),
-    "useraccountprofile": ("system", ("PUT", "PATCH")), "image": ("status", ()), "upgradestatusinfo": ("status", ()),
+    "useraccountprofile": ("system", ("PUT", "PATCH")), "image": ("image", ("POST", "DELETE")),
+    "upgradestatusinfo": ("status", ()),
     "backup": ("backup", ("DELETE",))}
 """What each kind's permissions begin with, and how its objects are changed."""
 SINGLE = {"systemconfiguration": ("system", "default"), "controllerproperties": ("system", "global"),
           "cluster": ("status", f"cluster-{CLUSTER}")}
 STRANGERS = {"GET /api/version", "GET /api/health", "GET /api/initial-data", "GET /api/cluster/status",
-             "GET /api/cluster/runtime", "POST /login", "POST /logout", *(f"GET {path}" for path in swaggerui.PUBLIC)}
+             "GET /api/cluster/runtime", "GET /api/trust", "POST /login", "POST /logout",
+             *(f"GET {path}" for path in swaggerui.PUBLIC)}
 
 
 def table() -> Iterator[tuple[str, str]]:

@@ -17,7 +17,8 @@ from fairlead.audit.log import AuditLog
 from fairlead.base.errors import FairleadError
 from fairlead.cluster import backup as sealing
 from fairlead.controller.backup import Backups
-from fairlead.enrol.trust import Trust
+from fairlead.enrol.keyring import Keyring
+from fairlead.enrol.trust import KEYS, USER_KEY, Trust, save_key
 from fairlead.keys.ssh import PrivateKey
 from fairlead.keys.wire import from_b64, sha256
 from fairlead.objects.catalogue import Catalogue
@@ -52,7 +53,9 @@ async def room(tmp_path: Path) -> AsyncIterator[Room]:
     following = asyncio.create_task(shelf.follow())
     records = Shelved(shelf, api.BACKUP, catalogue.referrers)
     catalogue.add(records)
-    backups = Backups(store, shelf, Keeping(), TRUST, PrivateKey.generate(), PrivateKey.generate())
+    (tmp_path / KEYS).mkdir()
+    save_key(tmp_path, USER_KEY, PrivateKey.generate())
+    backups = Backups(store, shelf, Keeping(), TRUST, PrivateKey.generate, Keyring(tmp_path))
     app = build([api.routes(backups), objects.routes(records, catalogue)], version="1", public=frozenset())
 
     async def entered(scope: Any, receive: Any, send: Any) -> None:

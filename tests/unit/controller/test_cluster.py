@@ -8,6 +8,10 @@ from typing import Any, cast
 
 import pytest
 
+from fairlead.base.errors import OperatorError
+from fairlead.cluster.etcd import folder
+from fairlead.cluster.note import Note
+from fairlead.controller import cluster
 from fairlead.controller.admission import Admittance
 from fairlead.controller.cluster import Cluster
 from fairlead.controller.settings import ControllerSettings
@@ -61,3 +65,16 @@ async def test_a_controller_of_one_leads_without_a_fence(tmp_path: Path) -> None
     assert (made.leading, made.leader) == (False, None)
     assert made.margin > 0
     assert await refusal(asking(made)) == "FL-NOT-LEADER"
+
+
+async def test_a_member_whose_certificate_is_over_gets_another_before_it_starts(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = leader(tmp_path)
+    (folder(tmp_path) / "data" / "member").mkdir(parents=True)
+
+    async def reissued(state: Path, *_: object) -> bool:
+        raise OperatorError("FL-ETCD-IDENTITY", str(state))
+
+    monkeypatch.setattr(cluster, "reissue", reissued)
+    made.note = Note(stage="member", base=0, members={})
+    assert await refusal(made.open()) == "FL-ETCD-IDENTITY"

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -65,6 +65,13 @@ class Seat:
         return Peer(node.id, node.name, "controller", "avictlruser", "active", "")
 
 
+class Engines:
+    """Whoever answers about engines says who asked."""
+
+    async def answer(self, asking: Node, op: str, fields: dict[str, Any]) -> dict[str, Any] | None:
+        return {"asking": asking.name, **fields} if op.startswith("engine-") else None
+
+
 @pytest.fixture
 async def seats(tmp_path: Path) -> AsyncIterator[tuple[Seat, Seat]]:
     """ctl-1 leads, ctl-2 follows; both have been admitted."""
@@ -82,11 +89,16 @@ async def seats(tmp_path: Path) -> AsyncIterator[tuple[Seat, Seat]]:
         one.other, two.other = two, one
         for seat, key in ((one, world.host_key), (two, host)):
             enrolment = Enrolment(world.store, world.audit, world.directory, world.refusals,
-                                  replace(world.enrolment.office, name=seat.name, host_key=key))
+                                  replace(world.enrolment.office, name=seat.name, host_key=lambda key=key: key))  # type: ignore[misc]
             mesh: Any = SimpleNamespace(directory=world.directory, peers=seat, loaded=True)
             seat.desk = Desk(enrolment, Registry(world.store, world.audit, world.directory), world.store, mesh,
-                             cast("Any", seat), cast("Any", seat), world.clock, cast("Any", seat))
+                             cast("Any", seat), cast("Any", seat), world.clock, cast("Any", seat),
+                             Engines(), nothing)
         yield one, two
+
+
+async def nothing(op: str, fields: Mapping[str, Any]) -> None:
+    """Nobody rotates anything."""
 
 
 async def exchange(seat: Seat, bundle: Bundle, machine: Machine, node: str = "se-1") -> Core:
@@ -188,6 +200,10 @@ async def test_who_leads_is_waited_for(seats: tuple[Seat, Seat]) -> None:
     ("remove", {"name": "se-1", "by": "x", "event": "node.removed"}),
     ("release", {"name": "se-1", "fingerprint": "x", "by": "x"}),
     ("exchange", {"body": "", "source": SOURCE, "presented": True}),
+    ("engine-linked", {"engine": "x"}), ("engine-streams", {"engine": "x"}),
+    ("engine-command", {"engine": "x", "word": "status", "deadline_s": 1.0, "by": "x"}),
+    ("engine-logs", {"engine": "x", "spool": "", "offset": 0}),
+    ("engine-logs-read", {"engine": "x", "spool": "a" * 32, "offset": 0}),
     ("anything", {}),
 ])
 async def test_attack_who_is_not_admitted_has_nothing_done_for_him(
@@ -204,6 +220,15 @@ async def test_attack_who_is_not_admitted_has_nothing_done_for_him(
     his = Peer(engine.id, "ctl-1", "controller", "avictlruser", "active", "")  # whatever he calls himself
     assert await refusal(one.desk.answer(his, op, fields)) == "FL-PEER-QUESTION"
     assert await world.revision() == before
+
+
+async def test_a_question_about_engines_is_passed_on_with_the_name_that_the_key_proved(
+        seats: tuple[Seat, Seat]) -> None:
+    one, two = seats
+    assert await one.desk.answer(two.peer(), "engine-linked", {"engine": "x"}) == {"asking": "ctl-2", "engine": "x"}
+    lying = Peer(two.peer().node_id, "ctl-1", "controller", "avictlruser", "active", "")
+    assert (await one.desk.answer(lying, "engine-linked", {}))["asking"] == "ctl-2", "the directory's name counts"
+    assert await refusal(one.desk.answer(two.peer(), "engines", {})) == "FL-PEER-QUESTION"
 
 
 @pytest.mark.parametrize("fields", [{}, {"token_id": 7, "by": None}, {"token_id": ["x"]}])

@@ -10,6 +10,8 @@ from fairlead.controller import mesh as rooms
 from fairlead.controller.mesh import Mesh
 from fairlead.controller.settings import ControllerSettings
 from fairlead.enrol.exchange import CoreController
+from fairlead.enrol.keyring import Keyring
+from fairlead.enrol.trust import KEYS, USER_KEY, save_key
 from fairlead.keys.ssh import PrivateKey
 from fairlead.nodes.records import KeyEntry
 from fairlead.store.protocol import Event, Listing
@@ -41,8 +43,10 @@ def mesh(state: Path, *, clustered: bool = True) -> Mesh:
     async def nothing(*_: Any) -> Any:
         return {}
 
+    (state / KEYS).mkdir(exist_ok=True)
+    save_key(state, USER_KEY, USER)
     return Mesh(state=state, clock=ManualClock(), settings=ControllerSettings(addresses=["192.0.2.20"], ssh_port=22),
-                trust=ME, user_key=USER, way=Stock(), store=Silent(), clustered=clustered, commit=nothing,
+                trust=ME, keyring=Keyring(state), way=Stock(), store=Silent(), clustered=clustered, commit=nothing,
                 cloned=nothing, answer=nothing, refused=nothing, removed=lambda: None)
 
 

@@ -42,7 +42,8 @@ class Controller:
             cluster=cast("Any", SimpleNamespace(leading=True, store=self)), told=cast("Any", self),
             configuration=cast("Any", SimpleNamespace(all=lambda: [document, document], describe=lambda _: {
                 "applied": 3, "refused": 1, "behind": 0})),
-            answered={("api", "2xx"): 7, ("portal", "4xx"): 1}, problems=lambda: ["x"], stalled=lambda: 0.25)
+            answered={("api", "2xx"): 7, ("portal", "4xx"): 1}, problems=lambda: ["x"], stalled=lambda: 0.25,
+            ends=lambda: {"root-ca": 1.5e9})
 
     async def now(self) -> int:
         self.reads += 1
@@ -73,7 +74,7 @@ async def test_a_controller_in_numbers() -> None:
     found = await controller.found()
     expected = {
         ("fairlead_build_info", "1"): 1, ("fairlead_leading",): 1, ("fairlead_problems",): 1,
-        ("fairlead_loop_stall_seconds",): 0.25,
+        ("fairlead_loop_stall_seconds",): 0.25, ("fairlead_certificate_expires_seconds", "root-ca"): 1.5e9,
         ("fairlead_tunnels", "in"): 1, ("fairlead_streams",): 2, ("fairlead_stream_bytes_total", "in"): 10,
         ("fairlead_stream_bytes_total", "out"): 20, ("fairlead_http_requests_total", "api", "2xx"): 7,
         ("fairlead_http_requests_total", "portal", "4xx"): 1, ("fairlead_engines", "up"): 1,
