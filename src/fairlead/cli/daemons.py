@@ -7,7 +7,7 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,16 +20,13 @@ from fairlead.base.version import installed
 from fairlead.cli import output
 from fairlead.cli.options import State, control, folder, read
 from fairlead.cli.options import password as password_in
-from fairlead.cli.program import VISITOR
+from fairlead.cli.program import visitor
 
 AVICNTRL, AUTHTOKEN, CLUSTER = "AVICNTRL", "AVICNTRL_AUTHTOKEN", "AVICNTRL_CLUSTERUUID"
 STOP_S = 10.0
-LIFE = ("documents", "files", "haproxy", "spool", "witness")
-"""Folders of an engine that belong to its life in one cluster."""
-"""What an engine holds of its Controllers' audit logs; of a cluster that it has left it holds nothing."""
-COLLECTING = (50_000, 20, 1000)
-"""When a daemon looks for garbage. As Python has it, all objects of an idle fleet would be walked again and again, and
-the loop would stand still meanwhile. What connections leave is found by the seldom walk, too (`test_churn`)."""
+TRIAL_S = 60.0
+LIFE = ("documents", "files", "haproxy", "images", "spool", "witness")
+"""Folders of an engine that belong to its life in one cluster; of one that it has left it holds nothing."""
 
 View = Annotated[str | None, typer.Option("--view", metavar="NET", help="See internal addresses in this network: for "
                                           "several nodes on one host.")]
@@ -117,14 +114,19 @@ def controller_join(
 
 
 def controller_run(context: typer.Context, state: State = None) -> None:
-    """Run the Controller in the foreground."""
+    """Run the Controller in the foreground, in the version that stands."""
     from fairlead.base import logs
-    from fairlead.controller import daemon
     where = folder(context, state)
     files.check_private_folder(where)
     refuse_role(where, "controller")
-    logs.start(_name(where), daemon.load_settings(where).log_level)
-    finish(daemon.run(where, installed(), SystemClock(), VISITOR), fast=True)
+    launch(where, "controller")
+    from fairlead.controller import daemon
+
+    async def work() -> bool:
+        logs.start(_name(where), daemon.load_settings(where).log_level)
+        return await daemon.run(where, installed(), SystemClock(), visitor())
+
+    run(where, "controller", work)
 
 
 def controller_destroy(
@@ -139,6 +141,7 @@ def controller_destroy(
     if not yes:
         typer.confirm(f"remove the Controller in {where}, with its root CA and all its engines' trust?", abort=True,
                       err=True)
+    _forget_upgrades(where)
     destroy(where)
     output.say(f"the Controller in {where} is gone")
 
@@ -180,14 +183,19 @@ def engine_join(
 
 
 def engine_run(context: typer.Context, state: State = None) -> None:
-    """Run the engine in the foreground."""
+    """Run the engine in the foreground, in the version that stands."""
     from fairlead.base import logs
-    from fairlead.engine import daemon
     where = folder(context, state)
     files.check_private_folder(where)
     refuse_role(where, "engine")
-    logs.start(_name(where), daemon.load_settings(where).log_level)
-    finish(daemon.run(where, installed(), SystemClock()), fast=True)
+    launch(where, "engine")
+    from fairlead.engine import daemon
+
+    async def work() -> bool:
+        logs.start(_name(where), daemon.load_settings(where).log_level)
+        return await daemon.run(where, installed(), SystemClock())
+
+    run(where, "engine", work)
 
 
 def engine_leave(
@@ -217,6 +225,7 @@ def engine_leave(
     _stop(where)
     for inner in ("keys", "pending", *LIFE):
         shutil.rmtree(where / inner, ignore_errors=True)
+    _forget_upgrades(where)
     # trust last: until then it can be repeated
     for file in ("plan.json", "hosts", configuration.FILE, "trust.json"):
         files.remove(where / file)
@@ -242,10 +251,51 @@ def _settle(where: Path, settings: Any) -> None:
         files.remove(where / file)
     for inner in LIFE:
         shutil.rmtree(where / inner, ignore_errors=True)
+    _forget_upgrades(where)
     record = where / "audit.jsonl"
     if record.exists():
         record.rename(where / f"audit-{time.time_ns()}.jsonl")
     configuration.save(where, settings)
+
+
+def launch(state: Path, role: str) -> None:
+    """Have the version run that stands; returns when that is this process, as it is. Raises OperatorError.
+
+    What `fairlead.toml` says is read without being judged: it may be meant for a newer version than the base.
+    """
+    from fairlead.base import logs
+    from fairlead.upgrade import launch
+    logs.start(_name(state))
+    launch.start(launch.versions_of(state), role, state, _trial_s(state), SystemClock())
+
+
+def _trial_s(state: Path) -> float:
+    import tomllib
+
+    from fairlead.base import configuration
+    try:
+        said = tomllib.loads(files.read_private(state / configuration.FILE).decode()).get("upgrade_trial_s")
+    except (OSError, ValueError, RecursionError, OperatorError):  # the daemon says what is wrong
+        said = None
+    return float(said) if isinstance(said, int | float) and 5 <= said <= 3600 else TRIAL_S
+
+
+def run(state: Path, role: str, daemon: Callable[[], Coroutine[Any, Any, bool]]) -> None:
+    """Run *daemon* to its end, then do what it has ended for. Raises FairleadError."""
+    from fairlead.upgrade import launch
+    try:
+        again = finish(daemon(), fast=True)
+    except FairleadError as error:
+        if launch.guarded():
+            launch.versions_of(state).explain(error.line())
+        raise
+    launch.ended(state, role, again=again)
+
+
+def _forget_upgrades(state: Path) -> None:
+    """Whose bundles are believed, and which were seen, belongs to the life in one cluster; the versions stay."""
+    from fairlead.upgrade.launch import versions_of
+    versions_of(state).forget()
 
 
 def _forget(bundle: str | None, *, keep: bool) -> None:
@@ -313,12 +363,12 @@ def _stop(state: Path) -> None:
 def finish(work: Coroutine[Any, Any, Any], *, fast: bool = False) -> Any:
     """Run *work* to its end; of several failures at once, the one that a person can act on is raised."""
     import asyncio
-    import gc
 
     import uvloop
+
+    from fairlead.base.garbage import collect_seldom
     if fast:
-        gc.freeze()  # what is here now stays
-        gc.set_threshold(*COLLECTING)
+        collect_seldom()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop if fast else None) as runner:
             return runner.run(work)

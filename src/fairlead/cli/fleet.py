@@ -10,7 +10,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from fairlead.base.errors import OperatorError, Refused, printable
+from fairlead.base.errors import FairleadError, OperatorError, Refused, printable
 from fairlead.cli import output
 from fairlead.cli.options import Json, State, client, read, seconds
 
@@ -134,7 +134,9 @@ def pull(context: typer.Context, engine: str,
          out: Annotated[Path | None, typer.Option("--output", help="File to append to, mode 0600; else standard "
                                                                    "output.")] = None,
          place: Annotated[str, typer.Option(help="Begin where an earlier pull has ended.")] = "",
-         stored: Annotated[bool, typer.Option("--stored", help="Only what is at the Controller already.")] = False,
+         stored: Annotated[bool, typer.Option("--stored", help="Only what is at the Controllers already.")] = False,
+         partial: Annotated[bool, typer.Option("--partial", help="Also when a Controller that may have a part does not "
+                                                                 "answer; says where.")] = False,
          timeout: Annotated[str, typer.Option(help="For the engine to bring the rest.")] = "30s",
          state: State = None) -> None:
     """An engine's logs, the oldest first, one JSON object a line; says at the end where the next ones begin."""
@@ -143,10 +145,29 @@ def pull(context: typer.Context, engine: str,
     if not stored:
         api.post(f"{path}/command", {"command": "rotate-logs", "deadline_s": seconds(timeout)})
     with _written(out) as write:
-        while (page := api.get(f"{path}/logs", place=place))["text"]:
-            write(page["text"])
-            place = page["place"]
+        try:
+            for page in _pages(api, f"{path}/logs", place, partial=partial):
+                write(page["text"])
+                place = page["place"]
+        except FairleadError:
+            if place:
+                output.say(f"it goes on at {place}")
+            raise
     output.say(f"the next lines begin at {place}" if place else f"{engine} has brought no logs yet")
+
+
+def _pages(api: Any, path: str, place: str, *, partial: bool) -> Iterator[dict[str, Any]]:
+    """All that is there, saying where something may be missing."""
+    wanted = {"partial": "true"} if partial else {}
+    while True:
+        page = api.get(path, place=place, **wanted)
+        if page["unheard"]:
+            where = f"after {place}" if place else "before these lines" if page["text"] else "of its logs"
+            output.say(f"{where} something may be missing: {', '.join(page['unheard'])} does not answer")
+        if not page["text"]:
+            return
+        yield page
+        place = page["place"]
 
 
 @contextlib.contextmanager

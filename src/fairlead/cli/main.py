@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from fairlead.base.errors import FairleadError
-from fairlead.cli import certificates, daemons, fleet, operate, output, people
+from fairlead.cli import certificates, daemons, fleet, operate, output, people, rotate, upgrade
 from fairlead.cli.bench import command as bench
 from fairlead.cli.demo import command as demo
 from fairlead.cli.options import DEFAULT_STATE, STATE_VARIABLE
@@ -32,6 +32,8 @@ def application() -> typer.Typer:
     operate.register(app)
     people.register(app)
     certificates.register(app)
+    rotate.register(app)
+    upgrade.register(app)
     fleet.register(app)
     demo.register(app)
     bench.register(app)

@@ -100,8 +100,18 @@ def version(json: Json = False) -> None:
 
 def hosts(context: typer.Context, state: State = None,
           install: Annotated[bool, typer.Option("--install", help="Write a marked block into /etc/hosts.")] = False,
+          known: Annotated[bool, typer.Option("--known-hosts", help=(
+              "By which SSH host keys the Controllers are known, as lines of known_hosts."))] = False,
           json: Json = False) -> None:
     """Where this node finds whom, as lines of a hosts file."""
+    if known:
+        found = client(context, state).get("/api/hosts/known")["results"]
+        if json:
+            output.as_json(found)
+        else:
+            for row in found:
+                output.line(row["line"])
+        return
     try:
         rows = client(context, state).get("/api/hosts")["results"]
     except OperatorError as error:
@@ -264,10 +274,13 @@ def node_drain(context: typer.Context, name: str,
     patience, api = seconds(timeout), client(context, state)
     api.post(f"{_path('node', name)}/drain", {"drained": not undo})
     end = time.monotonic() + patience
-    while wait and not undo and (streams := sum(
-            row["streams"] for row in api.get("/api/tunnel")["results"] if row["peer"] == name)):
+    while wait and not undo:
+        found = api.get(f"{_path('node', name)}/streams")
+        if not found["streams"] and not found["unheard"]:
+            break
         if time.monotonic() > end:
-            raise OperatorError("FL-DRAIN-LATE", f"{name} has {streams} streams after {patience} seconds",
+            silent = f"; {', '.join(found['unheard'])} does not say how many it has" if found["unheard"] else ""
+            raise OperatorError("FL-DRAIN-LATE", f"{name} has {found['streams']} streams after {patience} s{silent}",
                                 "they go on; wait longer, or remove the node to cut them")
         time.sleep(LOOK_AGAIN_S)
     output.say(f"{name} is drained" if not undo else f"{name} is no longer drained")

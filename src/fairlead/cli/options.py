@@ -44,7 +44,7 @@ def client(context: typer.Context, state: Path | None) -> "Api":
     if state is None and root is None and not _runs(where):
         from fairlead.client import afar
         if found := afar.load(afar.place()):
-            return afar.Afar(found)
+            return afar.Afar(found, lambda followed: followed.save(afar.place()))
     return control(where)
 
 

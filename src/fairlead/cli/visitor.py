@@ -7,6 +7,7 @@ API in that person's session. It does what `allowed` names: one command or, line
 import contextlib
 import fcntl
 import os
+import signal
 import sys
 import termios
 from collections.abc import Callable, Iterator
@@ -35,6 +36,7 @@ def main() -> None:
         Path("/proc/self/oom_score_adj").write_text("500")
     fields = _read_letter(letter)
     api = InSession(Path(fields["state"]), fields["session"], fields["csrf"])
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a Controller in the background may ignore it: not we
     if sys.stdin.isatty():
         with contextlib.suppress(OSError):
             fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that Ctrl-C comes here

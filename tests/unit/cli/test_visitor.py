@@ -3,6 +3,7 @@
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from fairlead.base.errors import Refused
 from fairlead.cli import visitor
 from fairlead.cli.main import application
-from fairlead.cli.program import VISITOR
+from fairlead.cli.program import visitor as program
 from fairlead.client.api import Api
 from tests.processes import until
 
@@ -120,7 +121,11 @@ def test_it_has_no_descriptors_but_its_own() -> None:
 @pytest.fixture
 def terminal() -> Any:
     ours, theirs = pty.openpty()
-    process = started("null", stdin=theirs, stdout=theirs, stderr=theirs)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell starts what runs in the background
+    try:
+        process = started("null", stdin=theirs, stdout=theirs, stderr=theirs)
+    finally:
+        signal.signal(signal.SIGINT, before)
     os.close(theirs)
     os.set_blocking(ours, False)
     yield Typing(ours)
@@ -161,7 +166,9 @@ def test_a_prompt_edits_lines_and_ctrl_c_ends_a_line_and_ctrl_d_the_prompt(termi
     terminal.types("versionx\x7f\r")
     terminal.sees(r"fairlead 0\.")
     terminal.sees("fairlead> ")
-    terminal.types("node remove everything\x03")
+    terminal.types("node remove everything")
+    terminal.sees("everything")
+    terminal.types("\x03")
     terminal.sees("fairlead> ")
     terminal.types("\x1b[A\r")
     terminal.sees(r"fairlead 0\.")
@@ -181,6 +188,6 @@ def test_the_prompt_shows_no_files(terminal: Typing, keys: str) -> None:
 
 
 def test_the_program_is_started_without_what_surrounds_it() -> None:
-    assert "-I" in VISITOR
-    assert VISITOR[0] == sys.executable
-    assert Path(VISITOR[0]).is_absolute()
+    assert "-I" in program()
+    assert program()[0] == sys.executable
+    assert Path(program()[0]).is_absolute()

@@ -18,6 +18,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import uvloop
+
 from fairlead.base import descriptors, logs
 from fairlead.base.backoff import FullJitter
 from fairlead.base.clock import SystemClock
@@ -59,8 +61,8 @@ class Task:
         return path
 
 
-class Sourced(asyncio.SelectorEventLoop):
-    """Connections from an address of their own each."""
+class Sourced(uvloop.Loop):
+    """The loop that daemons have; connections come from an address of their own each."""
 
     sources: Iterator[str]
 
@@ -68,6 +70,12 @@ class Sourced(asyncio.SelectorEventLoop):
         """As always, but for where it comes from."""
         sock.bind((next(self.sources), 0))
         await super().sock_connect(sock, address)
+
+    async def create_connection(self, factory: Any, *where: Any, **more: Any) -> Any:  # type: ignore[override]
+        """The same; a socket that is given is connected already."""
+        if more.get("sock") is None:
+            more["local_addr"] = next(self.sources), 0
+        return await super().create_connection(factory, *where, **more)
 
 
 class Callers:

@@ -119,7 +119,10 @@ def _links(seconds: float, rounds: int, rows: list[str], outside: str, *, json: 
 
 def fleet(engines: Annotated[int, typer.Option("--engines", min=1, max=20_000, help="How many.")] = 100,
           processes: Annotated[int, typer.Option("--processes", min=1, max=64, help=(
-              "Processes of engines; the weight of one is known from two on."))] = 2, json: Json = False) -> None:
+              "Processes of engines; the weight of one is known from two on."))] = 2,
+          rotate: Annotated[list[str] | None, typer.Option("--rotate", metavar="KIND", help=(
+              "In place of all but the joining: this rotation with all engines linked; may be repeated."))] = None,
+          json: Json = False) -> None:
     """A fleet at one Controller: joining all at once, a document for all, coming back after its restart, being idle.
 
     Real engines, many to a process, each with keys, a folder in memory and a loopback address of its own; a real
@@ -131,7 +134,7 @@ def fleet(engines: Annotated[int, typer.Option("--engines", min=1, max=20_000, h
     with _folder() as (folder, at_the_end):
         bench = Bench(Stage(folder, Processes(folder)), engines, processes, output.say)
         at_the_end(bench.close)
-        found = bench.measure()
+        found = bench.rotate(rotate) if rotate else bench.measure()
     output.as_json(found) if json else output.facts(found)
 
 

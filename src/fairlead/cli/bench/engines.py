@@ -27,6 +27,7 @@ from fairlead.audit.journal import Journal
 from fairlead.base import configuration, descriptors, logs
 from fairlead.base.clock import SystemClock
 from fairlead.base.errors import FairleadError
+from fairlead.base.garbage import collect_seldom
 from fairlead.cli.bench.callers import Sourced
 from fairlead.engine.daemon import AUDIT, Engine, load_settings
 from fairlead.engine.settings import EngineSettings
@@ -34,7 +35,8 @@ from fairlead.engine.spool import FOLDER as SPOOL
 from fairlead.engine.spool import Spool
 from fairlead.enrol import bundle as bundles
 from fairlead.enrol.join import Joiner
-from fairlead.enrol.trust import HOST_KEY, USER_KEY, load, load_key
+from fairlead.enrol.keyring import Keyring
+from fairlead.enrol.trust import HOST_KEY, load, load_key
 from fairlead.transport.way import Way, choose
 
 LOOK_S = 0.01
@@ -107,7 +109,7 @@ class Engines:
     def _start(self, name: str) -> None:
         state = Path(self.task.folder, name)
         trust = load(state)
-        engine = _Timed(state, "0", self.clock, load_settings(state), trust, load_key(state, USER_KEY),
+        engine = _Timed(state, "0", self.clock, load_settings(state), trust, Keyring(state),
                         load_key(state, HOST_KEY), Journal.open(state / AUDIT, name, self.clock), self.way,
                         Spool(state / SPOOL))
         engine.applied = {}
@@ -174,5 +176,6 @@ def sources(network: str) -> Iterator[str]:
 if __name__ == "__main__":
     logs.start("engines", "error")
     descriptors.take_all()
+    collect_seldom()
     with asyncio.Runner(loop_factory=Sourced) as runner:
         runner.run(_main(Task(**json.loads(Path(sys.argv[1]).read_text()))))

@@ -11,6 +11,7 @@ which a fleet has as many times as it has engines, decides nothing; the Controll
 the machine. Nothing of this may change, or later figures do not compare with earlier ones.
 """
 
+import itertools
 import json
 import math
 import os
@@ -21,7 +22,7 @@ import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,7 @@ from typing import IO, Any
 import tomli_w
 
 from fairlead.base import configuration
+from fairlead.base.clock import SECOND, from_rfc3339
 from fairlead.cli.bench.engines import Task
 from fairlead.cli.bench.usage import cpu_s, memory_mib, resident_mib
 from fairlead.cli.stage.machine import until
@@ -45,6 +47,8 @@ ANSWER_S = 900.0
 DOCUMENT_S = 120.0
 SETTLE_S = 5.0
 IDLE_S = 30.0
+STOP_S = 60.0
+"""A Controller of ten thousand has as much memory to give back."""
 STALL_S = 62.0
 """So long after it has settled a stall is read: the Controller remembers a minute."""
 STALL = "fairlead_loop_stall_seconds"
@@ -98,6 +102,37 @@ class Bench:
         self.say("the fleet is idle")
         self._idle()
         return self.found
+
+    def rotate(self, kinds: Sequence[str]) -> dict[str, Any]:
+        """In place of all but the storm: rotations with all engines linked, one after the other. Raises Failed.
+
+        Of each the seconds from the request to its end and to the end of each phase, and the Controller's CPU.
+        """
+        self._begin()
+        self.say(f"{self.engines} engines join")
+        self._storm()
+        time.sleep(SETTLE_S)
+        self.found["rotations"] = []
+        for kind in kinds:
+            self.say(f"{kind} rotate")
+            self.found["rotations"].append(self._rotated(kind))
+            time.sleep(SETTLE_S)
+        return self.found
+
+    def _rotated(self, kind: str) -> dict[str, Any]:
+        before, began = cpu_s(self._pid()), time.monotonic()
+        begun = self._api().post("/api/rotation", {"kind": kind, "patience_s": int(DOCUMENT_S)})
+
+        def over() -> dict[str, Any] | None:
+            return next((one for one in self._api().get("/api/rotation")["past"] if one["id"] == begun["id"]), None)
+
+        found = until(f"the rotation of {kind} is over", over, ANSWER_S)
+        took, used = time.monotonic() - began, cpu_s(self._pid()) - before
+        assert found is not None
+        at = [(step["phase"], from_rfc3339(step["at"])) for step in found["steps"]]
+        phases = {phase: round((after - since) / SECOND, 2) for (phase, since), (_, after) in itertools.pairwise(at)}
+        return {"kind": kind, "outcome": found["outcome"], "seconds": round(took, 2), "phases_s": phases,
+                "controller_cpu_s": round(used, 2), "linked": sum(a["linked"] for a in self._all("linked"))}
 
     def close(self) -> None:
         """End everything that was started."""
@@ -221,7 +256,7 @@ class Bench:
         return [group.hear() for group in groups]
 
     def _restart(self) -> None:
-        code, _ = self.stage.stop("ctl-1")
+        code, _ = self.stage.stop("ctl-1", STOP_S)
         if code:
             raise Failed(f"ctl-1 ended with exit code {code}")
 

@@ -87,7 +87,7 @@ class Ground:
         self.bulk, self.echo = next(self.ports), next(self.ports)
         self.start("bulk", [*LOAD, "bulk", LOOPBACK, str(self.bulk), "--counter", str(self.counter)], self.far)
         self.start("echo", [*LOAD, "echo", LOOPBACK, str(self.echo)], self.far)
-        until("the service behind the tunnels answers", lambda: echoes(self.far, LOOPBACK, self.echo))
+        until("the services behind the tunnels answer", lambda: serves(self.far, LOOPBACK, self.bulk, self.echo))
 
     def start(self, name: str, command: list[str], side: Side) -> Started:
         """A process that stays, on one side; what it says is in a log of its name."""
@@ -116,6 +116,16 @@ class Ground:
         """The last line of a log."""
         said = (self.folder / f"{name}.log").read_text(errors="replace").strip().splitlines()
         return said[-1] if said else "it said nothing"
+
+
+def serves(side: Side, host: str, bulk: int, echo: int) -> bool:
+    """Whether both services are there: they are two processes, and either may be the later."""
+    try:
+        with side.inside(), socket.create_connection((host, bulk), timeout=5):
+            pass
+    except OSError:
+        return False
+    return echoes(side, host, echo)
 
 
 def echoes(side: Side, host: str, port: int) -> bool:
@@ -152,6 +162,7 @@ def _direct(ground: Ground) -> Peer:
     where = ground.far.address
     ground.start("bulk, direct", [*LOAD, "bulk", where, str(bulk), "--counter", str(ground.counter)], ground.far)
     ground.start("echo, direct", [*LOAD, "echo", where, str(echo)], ground.far)
+    until("the services at the far side's address answer", lambda: serves(ground.far, where, bulk, echo))
     return ground.ready("raw", (where, bulk), (where, echo))
 
 

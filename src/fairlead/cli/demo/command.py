@@ -93,7 +93,7 @@ def _perform(report: "Report", stage: "Stage") -> None:
 
 
 def _perform_cluster(report: "Report", town: "Town") -> None:
-    from fairlead.cli.demo import cluster, outages
+    from fairlead.cli.demo import cluster, outages, rotation
     for title, check in {"first Controller": cluster.first, "three Controllers": cluster.controllers,
                          "engines": cluster.engines}.items():
         if not report.check(title, partial(check, town)):
@@ -101,7 +101,8 @@ def _perform_cluster(report: "Report", town: "Town") -> None:
     for title, check in {
             "database": cluster.database, "open ports": cluster.open_ports, "used bundle": cluster.used_bundle,
             "killed leader": outages.leader_killed, "partition": outages.partition, "removed engine": outages.removed,
-            "power cut": outages.power_cut, "books": outages.books}.items():
+            "power cut": outages.power_cut, "books": outages.books,
+            "rotation": rotation.certificate}.items():
         report.check(title, partial(check, town))
 
 

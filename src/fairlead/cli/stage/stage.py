@@ -19,7 +19,7 @@ from fairlead.base.sockets import Listening
 from fairlead.cli.program import FAIRLEAD
 from fairlead.cli.stage.machine import answers, free_ports, free_views, sockets, until
 from fairlead.cli.stage.postgres import Postgres
-from fairlead.cli.stage.processes import Failed, Processes, Result, Started
+from fairlead.cli.stage.processes import END_S, Failed, Processes, Result, Started
 
 LOOPBACK = "127.0.0.1"
 THREADS = 6
@@ -170,12 +170,12 @@ class Stage:
         node = self.node(name)
         until(f"{name} is connected", lambda: min(len(node.events(e)) for e in ("link.up", "plan.applied")) > links, 30)
 
-    def stop(self, name: str) -> tuple[int, float]:
-        """End a daemon in order: its exit code, and the seconds that it took."""
+    def stop(self, name: str, within_s: float = END_S) -> tuple[int, float]:
+        """End a daemon in order: its exit code, and the seconds that it took; after *within_s* it is killed."""
         node, began = self.node(name), time.monotonic()
         if node.started is None:
             raise Failed(f"{name} does not run")
-        code = self.processes.end(node.started)
+        code = self.processes.end(node.started, within_s)
         node.started = None
         return code, time.monotonic() - began
 
