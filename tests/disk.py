@@ -139,6 +139,10 @@ class Disk:
                 call(path, *more, **options)
                 if name == "mkdir":
                     self._folders[Path(path)] = {}
+                elif name in ("rename", "replace"):  # what a folder has of its own goes along
+                    old, new = Path(path), Path(more[0])
+                    for folder in [f for f in self._folders if f.is_relative_to(old)]:
+                        self._folders[new / folder.relative_to(old)] = self._folders[folder]
 
             return self.step(f"{name} {Path(path).name}", do, needs_room=needs_room)
 

@@ -66,11 +66,12 @@ class Result:
 
 
 def fairlead(*arguments: object, state: Path | None = None, given: str | None = None,
-             env: Mapping[str, str] | None = None, before: Sequence[str] = (), cwd: Path | None = None) -> Result:
+             env: Mapping[str, str] | None = None, before: Sequence[str] = (), cwd: Path | None = None,
+             within_s: float = 2 * DEADLINE_S) -> Result:
     """Run one command to its end; *before* are commands that run it, such as ``faketime``."""
     with command(*arguments, state=state, env=env, before=before, cwd=cwd) as process:
         try:
-            out, err = process.communicate(given, timeout=2 * DEADLINE_S)
+            out, err = process.communicate(given, timeout=within_s)
         finally:
             process.kill()
     return Result(process.returncode, out, err)
@@ -149,9 +150,12 @@ class Daemon:
             env=surroundings(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         self._pump = threading.Thread(target=self._read, args=(process,), daemon=True)
         self._pump.start()
-        if ready:
-            until(lambda: process.poll() is not None or self.get("/api/version"), f"{self.name} runs")
-            assert process.poll() is None, f"{self.name} ended: {self.log}"
+        return self.started() if ready else self
+
+    def started(self) -> Self:
+        """Itself, once it answers."""
+        until(lambda: not self.runs or self.get("/api/version"), f"{self.name} runs")
+        assert self.runs, f"{self.name} ended: {self.log}"
         return self
 
     def _read(self, process: "subprocess.Popen[bytes]") -> None:
@@ -210,9 +214,9 @@ class Daemon:
         """One row of ``node list``; empty when there is none."""
         return next((row for row in self.listed("node") if row["name"] == name), {})
 
-    def cli(self, *arguments: object, given: str | None = None) -> Result:
+    def cli(self, *arguments: object, given: str | None = None, within_s: float = 2 * DEADLINE_S) -> Result:
         """A command about this node."""
-        return fairlead(*arguments, state=self.state, given=given, before=self.before)
+        return fairlead(*arguments, state=self.state, given=given, before=self.before, within_s=within_s)
 
     def see(self, internal: str) -> str:
         """Where this node finds an internal address."""
@@ -225,8 +229,9 @@ class Daemon:
         file.write_text(tomli_w.dumps(tomllib.loads(file.read_text()) | settings))
 
     def events(self, event: str) -> list[dict[str, Any]]:
-        """The log's records of one event."""
-        return [record for line in self.log.splitlines() if (record := json.loads(line))["event"] == event]
+        """The log's records of one event; why a daemon has not started is no record."""
+        return [record for line in self.log.splitlines() if line.startswith("{")
+                and (record := json.loads(line))["event"] == event]
 
 
 class Site:
@@ -276,9 +281,10 @@ class Site:
         return made
 
     def engine(self, controller: Daemon, name: str) -> Daemon:
-        """A new engine, running and up."""
+        """A new engine, running and up, with its first plan on its disk."""
         made = self.join(controller, name).start()
         until(lambda: controller.node(name)["state"] == "up", f"{name} is up")
+        until((made.state / "plan.json").exists, f"{name} has a plan")
         return made
 
 

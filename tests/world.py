@@ -427,9 +427,10 @@ async def _assembled(folder: Path, clock: ManualClock, store: Interposed, cluste
             AnchorController(c.name, address, port, portal_name(cluster_uuid), PublicKey.from_line(c.host_key))
             for c in directory.controllers() if c.endpoint for address, port in c.endpoint.places)).checked()
 
-    enrolment = Enrolment(store, audit, directory, refusals, Office(cluster_uuid, "ctl-1", host, anchor))
-    portal = Portal(enrolment=enrolment, directory=directory, registry=registry, replay=ReplayCache(),
-                    cluster_uuid=cluster_uuid, node_id=controller.id, host_key=host, started=clock.now() - SECOND,
+    enrolment = Enrolment(store, audit, directory, refusals, Office(cluster_uuid, "ctl-1", lambda: host, anchor))
+    portal = Portal(enrolment=enrolment, statements=lambda *_: None, directory=directory, registry=registry,
+                    replay=ReplayCache(), cluster_uuid=cluster_uuid, node_id=controller.id, host_key=lambda: host,
+                    started=clock.now() - SECOND,
                     presented=lambda digest: digest == sha256(leaf), now=store.now)
     return World(folder, clock, store, cluster_uuid, controller, host, leaf, root, directory, audit, refusals, registry,
                  enrolment, portal)

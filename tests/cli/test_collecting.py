@@ -2,7 +2,7 @@
 
 import gc
 
-from fairlead.cli.daemons import COLLECTING, finish
+from fairlead.cli.daemons import finish
 
 
 async def thresholds() -> tuple[int, ...]:
@@ -13,7 +13,7 @@ def test_only_daemons_look_for_garbage_seldom() -> None:
     before = gc.get_threshold()
     try:
         assert finish(thresholds()) == before
-        assert finish(thresholds(), fast=True) == COLLECTING
+        assert finish(thresholds(), fast=True) > before
         assert gc.get_freeze_count() > 0
     finally:
         gc.unfreeze()

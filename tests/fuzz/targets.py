@@ -10,6 +10,7 @@ the pin and the check sum of a token, the seal of a bundle, the signature of the
 
 import asyncio
 import contextlib
+import io
 import ipaddress
 import json
 import random
@@ -77,11 +78,18 @@ from fairlead.pki import certificate as certificates
 from fairlead.pki.verify import PortalTrust
 from fairlead.portal import application
 from fairlead.store.protocol import Record
+from fairlead.upgrade import manifest as manifests
+from fairlead.upgrade.seen import Seen
+from fairlead.upgrade.verify import read_root
+from fairlead.upgrade.verify import verify as verify_bundle
+from fairlead.upgrade.wheel import Room, Wheel
 from fairlead.users.keys import read_line
 from tests.fuzz.channel import channel, packet
 from tests.unit.enrol.test_anchor import ANCHOR
 from tests.unit.enrol.test_exchange import CONTROLLER, ENGINE, FOLLOWER, HOST, JOINS, TOKEN, TOKEN_KEY, USER
 from tests.unit.keys.test_http import REQUEST, RESPONSE, sign
+from tests.unit.upgrade.ground import NOW as UPGRADE_NOW
+from tests.unit.upgrade.ground import Publisher, opened
 from tests.world import START, VECTORS
 
 R = TypeVar("R")
@@ -656,6 +664,45 @@ def ordered(data: bytes) -> bool:
     return True
 
 
+_PUBLISHER = Publisher()
+_BUILT = _PUBLISHER.bundle()
+
+
+def upgrade(data: bytes) -> bool:
+    """What an upgrade bundle is made of: the file, a manifest, a root, a wheel."""
+    found = False
+    manifest = attempt(partial(manifests.decode, data))
+    if manifest is not None:
+        found = True
+        assert manifests.encode(manifest) == data, "a manifest has one spelling"
+        assert all(re.fullmatch(r"[A-Za-z0-9_.+@=/-]+", file.path) for file in manifest.files)
+        assert not any(part in {"", ".", ".."} for file in manifest.files for part in file.path.split("/"))
+    if attempt(partial(read_root, data)) is not None:
+        found = True
+        assert plain(data)["signed"]["_type"] == "root"
+        assert len(plain(data)["signatures"]) >= 2
+    with opened(data) as fd:
+        verified = attempt(partial(verify_bundle, fd, _PUBLISHER.roots[0], Seen(), UPGRADE_NOW))
+    if verified is not None:
+        found = True
+        assert verified.sha256 == sha256(data).hex()
+        assert data == _BUILT, "only what was built"
+    wheel = attempt(lambda: Wheel("thing-1.0-py3-none-any.whl", io.BytesIO(data), Room()))
+    if wheel is not None:
+        found = True
+        written: dict[str, bytes] = {}
+
+        def unpacked() -> bool:
+            wheel.unpack(lambda path, pieces: written.update({path: b"".join(pieces)}))
+            return True
+
+        if attempt(unpacked):
+            assert sorted(written) == sorted(wheel.targets)
+        assert all(not path.startswith("/") and ".." not in path.split("/") and path.isprintable()
+                   for path in wheel.targets)
+    return found
+
+
 TARGETS: dict[str, Callable[[bytes], bool]] = {target.__name__: target for target in (
     bundle, token, anchor, asked, submission, reply, refusal, stream, link, commit, signature, announcement,
-    settings, key, certificate, audit, typed, ordered, channel, packet)}
+    settings, key, certificate, audit, typed, ordered, upgrade, channel, packet)}

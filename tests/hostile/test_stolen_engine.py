@@ -180,8 +180,8 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
         visits = Visits(world)
         await visits.people.add("admin", "admin", PASSWORD, "root")
         await visits.keys.add("admin", ADMIN_KEY.public.line, None, "root")
-        listener = await listen([sock], host_key=world.host_key, door=sessions, admission=admission, keepalive=PATIENT,
-                                clock=CLOCK, way=way, reception=visits.reception)
+        listener = await listen([sock], host_keys=lambda: (world.host_key,), door=sessions, admission=admission,
+                                keepalive=PATIENT, clock=CLOCK, way=way, reception=visits.reception)
         made = House(world, sessions, int(sock.getsockname()[1]), stolen, other, thief, honest, target, visits, reached,
                      alarms)
         pushing = asyncio.ensure_future(sessions.push())
@@ -320,8 +320,8 @@ async def test_his_keys_make_no_controller(house: House) -> None:
     """He listens where an engine dials, with either key of the engine as host key."""
     for key in (house.stolen.user, house.stolen.host):
         sock = bound()
-        listener = await listen([sock], host_key=key, door=house.sessions, admission=Admission(9, 9),
-                                keepalive=PATIENT, clock=CLOCK, way=Stock())
+        listener = await listen([sock], host_keys=lambda key=key: (key,), door=house.sessions,  # type: ignore[misc]
+                                admission=Admission(9, 9), keepalive=PATIENT, clock=CLOCK, way=Stock())
         assert await refusal(house.dial(house.other, port=int(sock.getsockname()[1]))) == "FL-SSH-HOSTKEY"
         await listener.close()
     assert house.sessions.tunnels == []

@@ -115,8 +115,9 @@ async def open_wire(folder: Path, patch: pytest.MonkeyPatch, *, root_made: int =
         listener = await serve(portal_now, [doors["portal"]], presented=presented,
                                limits=Limits(body_bytes=16 * 1024), admission=None)
         stack.push_async_callback(listener.close, 0.0)
-        door = await listen([doors["ssh"]], host_key=world.host_key, door=sessions, admission=Admission(512, 512),
-                            keepalive=Keepalive(), clock=world.clock, way=stack.enter_context(closing(choose({}))))
+        door = await listen([doors["ssh"]], host_keys=lambda: (world.host_key,), door=sessions,
+                            admission=Admission(512, 512), keepalive=Keepalive(), clock=world.clock,
+                            way=stack.enter_context(closing(choose({}))))
         stack.push_async_callback(door.close)
         stack.push_async_callback(sessions.close)
         yield Wire(world, folder, root, presented, portal, ssh, sessions)
@@ -129,7 +130,7 @@ def _enrolment(world: World) -> Enrolment:
             for c in world.directory.controllers() if c.endpoint for address, port in c.endpoint.places)).checked()
 
     return Enrolment(world.store, world.audit, world.directory, world.refusals,
-                     Office(world.cluster_uuid, "ctl-1", world.host_key, anchor))
+                     Office(world.cluster_uuid, "ctl-1", lambda: world.host_key, anchor))
 
 
 def restarted(world: World, presented: Presented | None = None, *, node_id: str = "",
@@ -140,10 +141,12 @@ def restarted(world: World, presented: Presented | None = None, *, node_id: str 
     """
     shown: Callable[[bytes], bool] = world.presents if presented is None else (
         lambda digest: presented.recognises(digest, time.monotonic()))
-    return Portal(enrolment=world.enrolment, directory=world.directory, registry=world.registry, replay=ReplayCache(),
-                  cluster_uuid=world.cluster_uuid, node_id=node_id or world.controller.id, host_key=world.host_key,
-                  started=world.clock.now() - SECOND if started is None else started, presented=shown,
-                  now=world.store.now)
+    return Portal(enrolment=world.enrolment, statements=lambda *_: None, directory=world.directory,
+                  registry=world.registry,
+                  replay=ReplayCache(), cluster_uuid=world.cluster_uuid, node_id=node_id or world.controller.id,
+                  host_key=lambda: world.host_key,
+                  started=world.clock.now() - SECOND if started is None else started,
+                  presented=shown, now=world.store.now)
 
 
 async def _nobody(_: Node) -> None: ...

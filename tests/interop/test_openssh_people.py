@@ -31,8 +31,7 @@ class House:
 
     def command(self, *options: object, user: str = "admin", words: tuple[str, ...] = (), key: str = "") -> list[str]:
         known = self.folder / "known_hosts"
-        known.write_text(f"[127.0.0.1]:{self.controller.ports['ssh']} "
-                         f"{(self.controller.state / 'keys' / 'host.pub').read_text()}")
+        known.write_text(self.controller.cli("hosts", "--known-hosts").done().out)
         fixed = [f"UserKnownHostsFile={known}", "GlobalKnownHostsFile=none", "StrictHostKeyChecking=yes",
                  "IdentitiesOnly=yes", "IdentityAgent=none", "ControlMaster=no", "ControlPath=none"]
         identity = ["-i", str(self.folder / key), "-o", "BatchMode=yes"] if key else ["-i", "/nonexistent"]

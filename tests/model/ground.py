@@ -165,7 +165,7 @@ class Ground:
         """The Controllers' processes."""
         self.directory = Directory(self.store)
         await self.directory.load()
-        office = Office(self.cluster_uuid, "ctl-1", self.host, self._anchor)
+        office = Office(self.cluster_uuid, "ctl-1", lambda: self.host, self._anchor)
         for name in ("ctl-1", "ctl-2", "ctl-3"):
             turnstile = Turnstile(self.store)
             audit = AuditLog(turnstile, name)

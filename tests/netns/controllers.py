@@ -5,16 +5,24 @@
         town.until_led(but="ctl-1")
 """
 
+import asyncio
 import contextlib
 import itertools
+import json
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fairlead.base import configuration, files
+from fairlead.base.clock import SystemClock
 from fairlead.base.errors import FairleadError
 from fairlead.cli.netns.network import Network
 from fairlead.client.control import ControlClient
+from fairlead.engine.settings import EngineSettings
+from fairlead.enrol import bundle as bundles
+from fairlead.enrol.join import Joiner
 from tests.conftest import need
 from tests.netns.network import network
 from tests.processes import POOL, Daemon, Result, Site, fairlead, until
@@ -22,6 +30,8 @@ from tests.processes import POOL, Daemon, Result, Site, fairlead, until
 NEAR_MS, FAR_MS = 10.0, 35.0
 VIEW = f"{POOL}/10"
 IDLE = "se-idle"
+TOGETHER = 4
+"""Engines that join or start at once."""
 
 
 @dataclass(slots=True)
@@ -55,6 +65,16 @@ class Town:
         file, made = self.export(role, name, at), self.nodes.get(name) or self.node(role, name)
         return made.cli(role, "join", file, "--name", name,
                         *(["--address", self.net.hosts[name].address] if role == "controller" else []))
+
+    def let_in(self, name: str, at: str = "ctl-1") -> None:
+        """An engine joins as with `join`, which has a process of its own for each step; of many that takes its time."""
+        made = bundles.decode(json.dumps(ControlClient(self[at].state, 60.0).post(
+            "/api/bundle", {"role": "engine", "lifetime_s": 120})).encode())
+        state = self[name].state
+        files.make_private_folder(state)
+        with self.net.hosts[name].inside():
+            asyncio.run(Joiner(state, "engine", name, SystemClock()).join(
+                made, lambda: None, lambda: configuration.save(state, EngineSettings())))
 
     def status(self, at: str) -> dict[str, Any]:
         """``cluster status`` there; nothing known when its daemon does not answer."""
@@ -104,6 +124,13 @@ class Town:
         """One that no service has."""
         return 20_000 + next(_PORTS)
 
+    def until_up(self, engines: Sequence[str], at: Sequence[str]) -> None:
+        """Wait until all these engines are up at each of these Controllers."""
+        def up(name: str) -> set[str]:
+            return {row["name"] for row in self[name].listed("node") if row["state"] == "up"}
+
+        until(lambda: all(up(name) >= set(engines) for name in at), "all engines are up at each Controller")
+
     def written(self, at: str) -> set[str]:
         """What that Controller has of such changes."""
         return {row["name"] for row in self[at].listed("service")} - {"fairlead-store", "fairlead-store-peers"}
@@ -137,8 +164,15 @@ def cluster(folder: Path, controllers: int = 3, engines: int = 0, *, spare: Sequ
             town[name].start()
             town.until_well(*names[:names.index(name) + 1], at=first)
         for name in ends:
-            town.join("engine", name).done()
-            town[name].start()
-            until(lambda name=name: all(town[c].node(name).get("state") == "up" for c in names),  # type: ignore[misc]
-                  f"{name} is up at every Controller")
+            town.node("engine", name)
+        with ThreadPoolExecutor(TOGETHER) as pool:
+            for name in filter(around, ends):  # by its own clock, say
+                town.join("engine", name).done()
+            list(pool.map(town.let_in, itertools.filterfalse(around, ends)))
+        for some in (ends[n:n + TOGETHER] for n in range(0, len(ends), TOGETHER)):
+            for name in some:  # from this thread: a daemon ends with the thread that has started it
+                town[name].start(ready=False)
+            for name in some:
+                town[name].started()
+        town.until_up(ends, names)
         yield town

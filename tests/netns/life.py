@@ -249,7 +249,8 @@ def life(town: Town, mark: str, *, at: Sequence[str], stream_to: str | None = No
         assert sock is None or seen.lines > 0
 
 
-def _connected(address: str, port: int) -> socket.socket:
+def connected(address: str, port: int) -> socket.socket:
+    """A connection. Raises StoreUnavailable while there is none."""
     try:
         return connect(address, port)
     except ConnectionRefusedError as error:  # the plan is there, and the listener a moment later
@@ -269,7 +270,7 @@ def _numbers(town: Town, mark: str, owner: str) -> Iterator[socket.socket]:
         address = town[owner].node(owner)["internal_address"]
         until(lambda: any(row["name"] == name for row in town[ENGINE].listed("service")), "the engine has the plan")
         with town.net.hosts[ENGINE].inside():
-            sock = until(lambda: _connected(address, port), "a stream")
+            sock = until(lambda: connected(address, port), "a stream")
         with sock:
             yield sock
         with contextlib.suppress(FairleadError):

@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import pytest
 from fairlead.base.clock import SECOND, from_rfc3339
 from fairlead.enrol import bundle as bundles
 from tests.netns.controllers import Town, cluster
+from tests.netns.disks import disk, full
 from tests.netns.life import life
 from tests.processes import Daemon, until
 
@@ -25,8 +25,6 @@ pytestmark = [pytest.mark.whole, pytest.mark.timeout(600)]
 
 ALL = ("ctl-1", "ctl-2", "ctl-3")
 CLOCK = Path(__file__).parent / "clock"
-DISK_MB = 256
-"""etcd takes two files of 64 MB before it has written anything."""
 HOUR_S = 3600
 ELECTION_S = 10.0
 """So long nothing may be written while another one comes to lead: a lease and an election, on a busy machine."""
@@ -53,17 +51,9 @@ class Machines:
         made.write_text(str(ahead_s))
         made.replace(self.folder / f"{name}.clock")
 
-    @contextlib.contextmanager
-    def full(self, name: str) -> Iterator[None]:
+    def full(self, name: str) -> contextlib.AbstractContextManager[None]:
         """There is no room on the disk of its state folder."""
-        ballast = self.town[name].state / "ballast"
-        try:
-            with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
-                while True:
-                    file.write(bytes(64 * 1024))
-            yield
-        finally:
-            ballast.unlink()
+        return full(self.town[name])
 
 
 @pytest.fixture(scope="module")
@@ -77,18 +67,8 @@ def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
 
         for name in ALL:
             (folder / f"{name}.clock").write_text("0")
-            after.enter_context(_disk(folder / name))
+            after.enter_context(disk(folder / name))
         yield Machines(after.enter_context(cluster(folder, controllers=3, engines=1, around=around)), folder)
-
-
-@contextlib.contextmanager
-def _disk(folder: Path) -> Iterator[None]:
-    folder.mkdir(mode=0o700)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m,mode=0700", "fairlead-test", folder], check=True)
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 @pytest.fixture

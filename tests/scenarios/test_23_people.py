@@ -144,7 +144,7 @@ def test_4_attack_another_ca_is_not_believed_and_hears_no_password(office: Offic
         stranger = other.controller(password="another-cluster-entirely")
         ca = tmp_path / "other.pem"
         ca.write_text(stranger.cli("cluster", "ca").done().out)
-        office.login("admin", PASSWORD, "victim", ca).refused("FL-AFAR")
+        office.login("admin", PASSWORD, "victim", ca).refused("FL-AFAR-CA")
         assert not (office.home / "victim").exists()
 
 

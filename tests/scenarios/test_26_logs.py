@@ -58,3 +58,29 @@ def test_every_line_comes_once_whoever_is_killed_meanwhile(site: Site) -> None:
     assert controller.cli("logs", "pull", "se-2", "--stored").done().out == "", "6. nobody's logs are another's"
     assert controller.cli("logs", "pull", "../se-1").refused("FL-NAME")
     assert numbers(controller, "--stored")[-1] == LINES - 1
+
+
+def test_a_full_spool_costs_the_oldest_lines_and_says_how_many_bytes(site: Site) -> None:
+    controller = site.controller()
+    engine = site.engine(controller, "se-1")
+    engine.stop()
+    engine.configure(spool_mib=8)
+    sizes = []
+    spool = Spool(engine.state / FOLDER)  # an outage that left more than there may be
+    settled = spool.settled
+    for number in range(LINES):
+        line = json.dumps({"event": "work", "number": number, "text": "x" * 150})
+        spool.append(line)
+        sizes.append(len(line) + 1)
+    before = spool.end - sum(sizes) - settled
+    """Bytes of the engine's own lines, which nobody has yet."""
+    spool.close()
+
+    engine.start()
+    out = controller.cli("logs", "pull", "se-1", "--timeout", "60s").done().out
+    found = [json.loads(line) for line in out.splitlines()]
+    came = [one["number"] for one in found if "number" in one]
+    assert came == list(range(came[0], LINES)), "what is left is whole, in order, and ends where it was written last"
+    dropped = sum(one["bytes"] for one in found if one["event"] == "spool.dropped")
+    assert dropped == before + sum(sizes[:came[0]]), "and it is said how much is missing, to the byte"
+    assert sum(sizes[came[0]:]) <= 8 * 1024 * 1024

@@ -181,7 +181,7 @@ async def lie(thief: Daemon, text: str) -> None:
     plan = Plan.model_validate_json((thief.state / "plan.json").read_bytes())
     trust, to = load(thief.state), plan.controllers[0]
     with closing(Stock()) as way:
-        tunnel = await dialling(trust.user, load_key(thief.state, USER_KEY), 15.0, SystemClock(), way)(
+        tunnel = await dialling(trust.user, lambda: [load_key(thief.state, USER_KEY)], 15.0, SystemClock(), way)(
             to, to.addresses[0])
         channel, decoder = await tunnel.subsystem(SUBSYSTEM), frames.Decoder()
         hello = Hello(v=1, software="x metrics/1", instance="lies", generation="", plan_revision=0)

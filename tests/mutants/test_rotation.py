@@ -1,0 +1,5 @@
+"""What keeps a rotation, and the statements that nodes follow, from doing harm, taken away."""
+
+from tests.mutants.mutant import suite
+
+test_the_mutant_fits_and_its_test_exists, test_the_mutant_is_caught = suite("rotation")
