@@ -162,7 +162,7 @@ def test_strangers_have_written_nothing_but_sums(place: Place) -> None:
     sums = [record for record in audit if record["event"] == "refused"]
     assert events == Counter({
         "token.issued": place.joined, "join.reserved": place.joined, "join.committed": place.joined,
-        "cluster.created": 1, "controller.started": 1, "service.added": 1, "refused": len(sums)})
+        "cluster.created": 1, "controller.started": 1, "service.added": 1, "trust.stated": 1, "refused": len(sums)})
     assert len({record["details"]["minute"] for record in sums}) == len(sums) > 0  # one a minute, for their one network
     assert sum(int(record["details"]["unknown-token"]) for record in sums) > 100
     assert len(place.controller.log.splitlines()) < 100 * place.joined  # no line of the log for a stranger
