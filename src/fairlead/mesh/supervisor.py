@@ -2,6 +2,10 @@
 
 Control and bulk never share a connection: a heartbeat does not wait behind a gigabyte. What is lost is dialled again
 after a full-jitter delay; a changed plan means an immediate try.
+
+The first connection of this process to a Controller is a link. By it the Controller learns that the process was started
+anew, and closes what is older, which it takes for the ghosts of the process of before: a stream of this one, too, if it
+had come first.
 """
 
 import asyncio
@@ -42,6 +46,8 @@ class _Route:
     link: Tunnel | None = None
     stream: Tunnel | None = None
     opening: asyncio.Lock = field(default_factory=asyncio.Lock)
+    tried: asyncio.Event = field(default_factory=asyncio.Event)
+    """The link has been tried, and not begun to be tried again."""
     state: str = "connecting"
     error: FairleadError | None = None
 
@@ -138,11 +144,22 @@ class Supervisor:
             raise no_carrier(name)
         async with route.opening:
             if route.stream is None or route.stream.closed.is_set():
+                await self._met(route)
                 route.stream = await self._reach(route.controller)
                 await self._opened(route.controller, route.stream)
                 if route.state != "up":
                     route.nudge.set()  # it is there again: the link need not wait for its delay
             return route.stream
+
+    async def _met(self, route: _Route) -> None:
+        """See that there has been a link. Raises FairleadError: what stood against it."""
+        if route.link is None and route.tried.is_set():
+            route.tried.clear()
+            route.nudge.set()
+        if route.link is None:
+            await route.tried.wait()
+        if route.link is None:
+            raise route.error or no_carrier(route.controller.name)
 
     def nudge(self, name: str) -> None:
         """A Controller has shown that it is there: if it is not connected, it is dialled at once."""
@@ -186,6 +203,7 @@ class Supervisor:
     def _drop(self, route: _Route, reason: str) -> None:
         if route.task is not None:
             route.task.cancel()
+        route.tried.set()
         self._hang_up(route, reason)
 
     def _hang_up(self, route: _Route, reason: str) -> None:
@@ -198,9 +216,11 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         while True:
             route.nudge.clear()
+            route.tried.clear()
             began = loop.time()
             try:
                 route.link = await self._reach(route.controller)
+                route.tried.set()
                 route.state, route.error, began = "up", None, loop.time()
                 log.info("link.up", controller=route.controller.name, address=route.link.address)
                 await self._talk(route.controller, route.link)
@@ -209,6 +229,7 @@ class Supervisor:
                 if route.error is None or route.error.code != error.code:
                     log.warning("link.failed", controller=route.controller.name, code=error.code, reason=error.message)
                 route.error = error
+                route.tried.set()
                 await self._failed(route.controller, error)
             finally:
                 route.state = "connecting"

@@ -38,6 +38,8 @@ class Road:
         self.failures: asyncio.Queue[FairleadError] = asyncio.Queue()
         self.bug: Exception | None = None
         self.busy: int | None = None
+        self.open = asyncio.Event()
+        self.open.set()
         self.code = "FL-SSH-UNREACHABLE"
         """Why nobody answers."""
         self.supervisor = Supervisor(self.dial, self.talk, self.opened, self.failed)
@@ -45,6 +47,7 @@ class Road:
     async def dial(self, _: PlanController, address: str) -> Tunnel:
         self.dialled.append(address)
         await asyncio.sleep(0)
+        await self.open.wait()
         if self.busy is not None:
             raise Busy(address, self.busy)
         if address not in self.answers:
@@ -128,6 +131,32 @@ async def test_control_and_streams_never_share_a_connection_and_one_is_opened_fo
     assert len(set(map(id, streams))) == 1
     assert cast("Any", streams[0]) is not link
     assert len(road.offered) == 1
+
+
+async def test_the_first_connection_of_a_process_is_a_link(road: Road) -> None:
+    """Or the stream would be closed with the connections of the process of before."""
+    road.open.clear()
+    road.supervisor.want([CTL])
+    asked = asyncio.create_task(road.supervisor.carrier("ctl-1", "127.64.0.1", 80))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert road.dialled == ["inside"]
+    road.open.set()
+    link = await asyncio.wait_for(road.talking.get(), 10)
+    assert cast("Any", await asyncio.wait_for(asked, 10)) is not link
+
+
+async def test_who_asks_for_a_stream_before_there_is_a_link_has_it_tried_at_once(
+        road: Road, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FullJitter, "next", lambda *_: 1000.0)
+    road.answers = set()
+    road.supervisor.want([CTL])
+    await asyncio.wait_for(road.failures.get(), 10)
+    with pytest.raises(Refused) as refusal:  # at once: nobody waits for a delay to pass
+        await asyncio.wait_for(road.supervisor.carrier("ctl-1", "127.64.0.1", 80), 5)
+    assert refusal.value.code == "FL-STREAM-DOWN"
+    road.answers = {"inside"}
+    assert await asyncio.wait_for(road.supervisor.carrier("ctl-1", "127.64.0.1", 80), 5)
 
 
 async def test_who_is_no_controller_carries_nothing(road: Road) -> None:
