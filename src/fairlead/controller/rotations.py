@@ -79,14 +79,7 @@ class Following:
 
     def listen(self, changed: Callable[[], None]) -> None:
         """Have *changed* called when a rotation has come another step."""
-        seen = self.directory.changes["rotation"]
-
-        def look() -> None:
-            nonlocal seen
-            if seen != (seen := self.directory.changes["rotation"]):
-                changed()
-
-        self.directory.listen(look)
+        self.directory.listen_to("rotation", changed)
 
     @property
     def past(self) -> Sequence[Rotation]:
@@ -178,7 +171,7 @@ class Rotations:
     async def behind(self, number: int) -> Mapping[str, str]:
         """By node: who does not follow that statement yet."""
         engines = await self._attached.look(number)
-        away = dict.fromkeys(engines.away, "it may be coming back") if self.driver.is_new else {}
+        away = dict.fromkeys(engines.away, "it may be coming back") if not self.driver.settled else {}
         return {**away, **engines.behind, **self.telling.behind_statement(number)}
 
     async def lacking(self) -> Sequence[str]:

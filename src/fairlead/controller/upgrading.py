@@ -67,14 +67,7 @@ class Following:
 
     def listen(self, changed: Callable[[], None]) -> None:
         """Have *changed* called when one has come another step."""
-        seen = self.directory.changes[KIND]
-
-        def look() -> None:
-            nonlocal seen
-            if seen != (seen := self.directory.changes[KIND]):
-                changed()
-
-        self.directory.listen(look)
+        self.directory.listen_to(KIND, changed)
 
 
 Kept = Callable[[], Sequence[tuple[Item, BroughtUp]]]

@@ -101,6 +101,17 @@ class Directory:
         """Have *changed* called, without waiting, after every change of a node, key or service."""
         self._listeners.append(changed)
 
+    def listen_to(self, kind: str, changed: Callable[[], None]) -> None:
+        """Have *changed* called, without waiting, after every change of the records of that kind, which are kept."""
+        seen = self.changes[kind]
+
+        def look() -> None:
+            nonlocal seen
+            if seen != (seen := self.changes[kind]):
+                changed()
+
+        self.listen(look)
+
     def keep(self, kind: str, read: Callable[[bytes], T]) -> dict[str, T]:
         """Follow the records ``kind/…`` besides, at the same revision as all the rest; by what comes behind the ``/``.
 

@@ -5,8 +5,6 @@ transaction that compares that this Controller still leads and that nobody else 
 believe they lead, one writes nothing.
 """
 
-import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
@@ -15,37 +13,20 @@ from uuid import uuid4
 import structlog
 
 from fairlead.audit.record import Entry
-from fairlead.base.errors import FairleadError, OperatorError, Refused
+from fairlead.base.errors import FairleadError, Refused
+from fairlead.cluster.undertaking import Driving, Journal, Ledger, Records
 from fairlead.pki.statement import Content
 from fairlead.rotation import phases
 from fairlead.rotation.phases import BY_BUNDLE, MOST_PATIENCE_S, Kind, Rotation, Seen, Step
-from fairlead.rotation.statements import Journal, Statements
+from fairlead.rotation.statements import Statements
 from fairlead.store.fence import Fence, NotLeading
-from fairlead.store.protocol import (
-    Absent,
-    Compare,
-    Delete,
-    Listing,
-    Operation,
-    Outcome,
-    Put,
-    Record,
-    StoreUnavailable,
-    Unchanged,
-)
+from fairlead.store.protocol import Absent, Compare, Operation, Record, StoreUnavailable, Unchanged
 
-NOW = "rotation/now"
-PAST = "rotation/past/"
+KIND = "rotation"
+NOW = f"{KIND}/now"
 UPGRADE = "upgrade/now"
 """While there is one, nodes come and go: nothing rotates."""
-MOST_PAST = 20
 MOST_AHEAD_DAYS = 366
-TICK_S = 0.5
-IDLE_S = 15.0
-"""Between two looks while nothing is under way: whatever concerns the leader then nudges him."""
-SETTLE_S = 15.0
-"""So long a new leader, or one that was started anew, waits for the nodes that come back to it, and turns nothing back
-for who stays behind."""
 
 log = structlog.get_logger("fairlead.rotation")
 
@@ -89,26 +70,6 @@ class Working(Protocol):
         ...
 
 
-class Records(Protocol):
-    """What is needed of the store."""
-
-    async def get(self, key: str) -> Record | None:
-        """The record of a key."""
-        ...
-
-    async def list(self, prefix: str, *more: str) -> Listing:
-        """All records under a prefix."""
-        ...
-
-    async def transact(self, compare: Sequence[Compare], then: Sequence[Operation]) -> Outcome:
-        """Do all of *then* if all of *compare* hold."""
-        ...
-
-    async def now(self) -> int:
-        """Store time, microseconds."""
-        ...
-
-
 class Fleet(Protocol):
     """Who has which trust statement."""
 
@@ -129,66 +90,23 @@ class Bundles(Protocol):
         ...
 
 
-class Driver:
+class Driver(Driving):
     """Drives the one rotation that there may be."""
 
     def __init__(self, store: Records, audit: Journal, fence: Fence, leading: Callable[[], bool], me: str, *,
                  kinds: Mapping[Kind, Working], statements: Statements, fleet: Fleet, bundles: Bundles,
                  content: Callable[[Rotation | None], Awaitable[Content]]) -> None:
+        super().__init__(KIND, leading)
         self._store = store
         self._audit = audit
         self._fence = fence
-        self._leading = leading
         self._me = me
         self._kinds = kinds
         self._statements = statements
         self._fleet = fleet
         self._bundles = bundles
         self._content = content
-        self._due = asyncio.Event()
-        self._turn = asyncio.Lock()
-        self._drives: float | None = None
-        self.problem = ""
-        """Why the trust statement is not what it should be."""
-
-    @property
-    def is_new(self) -> bool:
-        """Whether it drives since a moment ago only: nodes may still be coming back."""
-        return self._drives is None or asyncio.get_running_loop().time() - self._drives < SETTLE_S
-
-    def nudge(self) -> None:
-        """Something has changed: see at once."""
-        self._due.set()
-
-    async def run(self) -> None:
-        """Drive, while this Controller leads, until cancelled."""
-        idle = False
-        while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(IDLE_S if idle else TICK_S):
-                    await self._due.wait()
-            self._due.clear()
-            idle = False
-            if not self._leading():
-                self.problem, self._drives = "", None
-                continue
-            self._drives = self._drives or asyncio.get_running_loop().time()
-            try:
-                idle = not await self.drive()
-                self.problem = ""
-            except StoreUnavailable:
-                continue
-            except FairleadError as error:
-                self._say(error)
-            except (ValueError, KeyError) as error:  # a record of a newer version, say
-                kind = type(error).__name__
-                self._say(OperatorError("FL-STATE-DAMAGED", f"a rotation's record cannot be used: {kind}",
-                                        "have a Controller lead that runs the newest version"))
-
-    def _say(self, error: FairleadError) -> None:
-        if self.problem != error.line():
-            log.error("rotation.problem", code=error.code, reason=error.message)
-        self.problem = error.line()
+        self._ledger = Ledger(store, KIND, phases.encode, phases.decode)
 
     async def drive(self) -> bool:
         """One turn: the phase's work, and the step that follows; whether a rotation is under way.
@@ -196,11 +114,11 @@ class Driver:
         Raises StoreUnavailable, NotLeading, Refused.
         """
         async with self._turn:
-            record = await self._store.get(NOW)
-            if record is None:
+            current = await self._ledger.current()
+            if current is None:
                 await self._statements.publish(await self._content(None))
                 return False
-            rotation = phases.decode(record.value)
+            record, rotation = current
             if rotation.phase == "scheduled":
                 await self._statements.publish(await self._content(rotation))
                 after = phases.begun(rotation, await self._store.now())
@@ -245,7 +163,7 @@ class Driver:
         behind = dict(await work.behind(rotation))
         if rotation.phase in ("acknowledge", "cut-over", "retire"):
             behind = {**await self._fleet.behind(number), **behind}
-        return rotation, Seen(behind, number, await self._tokens(rotation), self.is_new)
+        return rotation, Seen(behind, number, await self._tokens(rotation), not self.settled)
 
     async def _tokens(self, rotation: Rotation) -> int:
         if rotation.phase != "acknowledge" or rotation.kind not in BY_BUNDLE:
@@ -262,11 +180,7 @@ class Driver:
         return len(lacking)
 
     async def _write(self, record: Record, before: Rotation, after: Rotation) -> None:
-        then: list[Operation] = [Put(NOW, phases.encode(after))]
-        if after.phase == "over":
-            then = [Delete(NOW), Put(PAST + _order(after), phases.encode(after))]
-            past = sorted(one.key for one in (await self._store.list(PAST)).records)
-            then += map(Delete, past[:max(0, len(past) + 1 - MOST_PAST)])
+        then = await self._kept(after)
         compare: list[Compare] = [*self._fence(), Unchanged(NOW, record.revision)]
         if after.phase == before.phase:  # who catches up is no decision
             outcome = await self._store.transact(compare, then)
@@ -276,7 +190,10 @@ class Driver:
             raise NotLeading(None)
         log.info("rotation.step", kind=after.kind, phase=after.phase, behind=after.missing, outcome=after.outcome,
                  why=after.why)
-        self._due.set()
+        self.nudge()
+
+    async def _kept(self, after: Rotation) -> list[Operation]:
+        return await self._ledger.ending(after) if after.phase == "over" else self._ledger.going(after)
 
     # -- what an operator asks for ------------------------------------------------------------------------------------
 
@@ -298,7 +215,7 @@ class Driver:
         Raises Refused FL-ROTATE-BUSY, FL-ROTATE-STRANDED, FL-ROTATE-TIME, and as the kind's `check`.
         """
         fence = self._fence()
-        if name and (begun := await self._named(name)) is not None:
+        if name and (begun := await self._ledger.named(name)) is not None:
             return begun
         stranded, _ = await self.plan(kind, to)
         if missing := sorted(set(stranded) - set(forced)):
@@ -314,46 +231,34 @@ class Driver:
                             patience_s=patience_s, forced=tuple(sorted(set(forced) & set(stranded))),
                             revoke_tokens=revoke_tokens, steps=(Step("scheduled", now),))
         outcome = await self._audit.append_with([*fence, Absent(NOW), Absent(UPGRADE)],
-                                                [Put(NOW, phases.encode(rotation))], [_entry(rotation, by)])
+                                                self._ledger.going(rotation), [_entry(rotation, by)])
         if not outcome.succeeded:
-            other = await self._store.get(NOW)
+            other = await self._ledger.current()
             if other is None and await self._store.get(UPGRADE) is not None:
                 raise Refused("FL-ROTATE-BUSY", "an upgrade is under way",
                               "wait for its end, or `fairlead upgrade abort`")
             raise Refused("FL-ROTATE-BUSY", "a rotation is under way" + (
-                f" ({phases.decode(other.value).kind})" if other is not None else ""),
+                f" ({other[1].kind})" if other is not None else ""),
                 "wait for its end, or `fairlead rotate abort`")
-        self._due.set()
+        self.nudge()
         return rotation
-
-    async def _named(self, name: str) -> Rotation | None:
-        """The rotation of that id, if it has begun."""
-        records = [record for record in (await self._store.get(NOW), *(await self._store.list(PAST)).records) if record]
-        return next((one for one in (phases.decode(record.value) for record in records) if one.id == name), None)
 
     async def abort(self, by: str) -> Rotation:
         """Call it off. Raises Refused FL-ROTATE-NONE, FL-ROTATE-LATE."""
         fence = self._fence()
         async with self._turn:
-            record = await self._store.get(NOW)
-            if record is None:
+            current = await self._ledger.current()
+            if current is None:
                 raise Refused("FL-ROTATE-NONE", "no rotation is under way", "`fairlead rotate status` shows the last")
-            rotation = phases.decode(record.value)
+            record, rotation = current
             after = phases.aborted(rotation, by, await self._store.now())
             if after is not rotation:
-                then: list[Operation] = [Put(NOW, phases.encode(after))]
-                if after.phase == "over":
-                    then = [Delete(NOW), Put(PAST + _order(after), phases.encode(after))]
-                outcome = await self._audit.append_with([*fence, Unchanged(NOW, record.revision)], then,
-                                                        [_entry(after, by)])
+                outcome = await self._audit.append_with([*fence, Unchanged(NOW, record.revision)],
+                                                        await self._kept(after), [_entry(after, by)])
                 if not outcome.succeeded:
                     raise NotLeading(None)
-        self._due.set()
+        self.nudge()
         return after
-
-
-def _order(rotation: Rotation) -> str:
-    return f"{rotation.asked_at:016d}-{rotation.id}"
 
 
 def _entry(rotation: Rotation, by: str) -> Entry:

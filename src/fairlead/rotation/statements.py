@@ -12,10 +12,11 @@ from uuid import UUID
 from fairlead.audit.record import Entry
 from fairlead.base.clock import SECOND
 from fairlead.base.errors import Refused
+from fairlead.cluster.undertaking import Journal
 from fairlead.pki import statement as statements
 from fairlead.pki.statement import Content, Signer, Statement
 from fairlead.store.fence import Fence, NotLeading
-from fairlead.store.protocol import Absent, Compare, Delete, Listing, Operation, Outcome, Put
+from fairlead.store.protocol import Absent, Delete, Listing, Operation, Put
 
 TRUST = "trust/"
 
@@ -29,15 +30,6 @@ class Records(Protocol):
 
     async def now(self) -> int:
         """Store time, microseconds."""
-        ...
-
-
-class Journal(Protocol):
-    """A transaction with its audit record."""
-
-    async def append_with(self, compare: Sequence[Compare], then: Sequence[Operation],
-                          entries: Sequence[Entry]) -> Outcome:
-        """Do all of *then*, and record *entries*, if all of *compare* hold."""
         ...
 
 

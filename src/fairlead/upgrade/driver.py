@@ -5,8 +5,6 @@ transaction with its record in the audit log, which compares that this Controlle
 taken the step: of two leaders that both believe they lead, one writes nothing.
 """
 
-import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -15,21 +13,11 @@ from uuid import uuid4
 import structlog
 
 from fairlead.audit.record import Entry
-from fairlead.base.errors import FairleadError, OperatorError, Refused
+from fairlead.base.errors import Refused
+from fairlead.cluster.undertaking import Driving, Journal, Ledger, Records
 from fairlead.rotation.driver import NOW as ROTATION
-from fairlead.rotation.driver import Records
-from fairlead.rotation.statements import Journal
 from fairlead.store.fence import Fence, NotLeading
-from fairlead.store.protocol import (
-    Absent,
-    Compare,
-    Delete,
-    Operation,
-    Put,
-    Record,
-    StoreUnavailable,
-    Unchanged,
-)
+from fairlead.store.protocol import Absent, Compare, Delete, Operation, Put, Record, Unchanged
 from fairlead.upgrade import stages
 from fairlead.upgrade.manifest import parts
 from fairlead.upgrade.stages import MOST_PATIENCE_S, MOST_PAUSE_S, PATIENCE_S, Member, Step, Upgrade
@@ -38,12 +26,6 @@ KIND = "upgrade"
 NOW = f"{KIND}/now"
 WANTED = f"{KIND}/wanted"
 """The last that came to its end: nodes that were away follow it when they come back."""
-PAST = f"{KIND}/past/"
-MOST_PAST = 20
-TICK_S = 0.5
-IDLE_S = 15.0
-SETTLE_S = 15.0
-"""So long a new leader waits for the engines that come back to it."""
 REST = 5.0
 """Between two looks at all nodes: so many times as long as the last one took."""
 
@@ -107,7 +89,7 @@ class Wish:
         return self
 
 
-class Driver:
+class Driver(Driving):
     """Drives the one upgrade that there may be."""
 
     def __init__(self, store: Records, audit: Journal, fence: Fence, leading: Callable[[], bool], me: str,
@@ -115,60 +97,16 @@ class Driver:
         """*me*, *node_id*: this Controller's name and id. *hand_over*: have another Controller lead. Raises
         FairleadError.
         """
+        super().__init__(KIND, leading, rest=REST)
         self._store = store
         self._audit = audit
         self._fence = fence
-        self._leading = leading
         self._me = me
         self._node_id = node_id
         self._fleet = fleet
         self._images = images
         self._hand_over = hand_over
-        self._due = asyncio.Event()
-        self._turn = asyncio.Lock()
-        self._drives: float | None = None
-        self.problem = ""
-        """Why it does not go on."""
-
-    def nudge(self) -> None:
-        """Something has changed: see at once."""
-        self._due.set()
-
-    @property
-    def _settled(self) -> bool:
-        return self._drives is not None and asyncio.get_running_loop().time() - self._drives >= SETTLE_S
-
-    async def run(self) -> None:
-        """Drive, while this Controller leads, until cancelled."""
-        idle, loop, took = False, asyncio.get_running_loop(), 0.0
-        while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(IDLE_S if idle else max(TICK_S, REST * took)):
-                    await self._due.wait()
-            self._due.clear()
-            idle = False
-            if not self._leading():
-                self.problem, self._drives = "", None
-                continue
-            self._drives = self._drives if self._drives is not None else loop.time()
-            began = loop.time()
-            try:
-                idle = not await self.drive()
-                self.problem = ""
-            except (StoreUnavailable, NotLeading):
-                continue
-            except FairleadError as error:
-                self._say(error)
-            except (ValueError, KeyError) as error:  # a record of a newer version, say
-                self._say(OperatorError("FL-STATE-DAMAGED", f"an upgrade's record cannot be used: "
-                                        f"{type(error).__name__}", "have a Controller lead that runs the newest version"
-                                        ))
-            took = loop.time() - began
-
-    def _say(self, error: FairleadError) -> None:
-        if self.problem != error.line():
-            log.error("upgrade.problem", code=error.code, reason=error.message)
-        self.problem = error.line()
+        self._ledger = Ledger(store, KIND, stages.encode, stages.decode)
 
     async def drive(self) -> bool:
         """One turn: what is seen, and the step that follows; whether an upgrade is under way.
@@ -176,12 +114,12 @@ class Driver:
         Raises StoreUnavailable, NotLeading, and what handing over raises.
         """
         async with self._turn:
-            record = await self._store.get(NOW)
-            if record is None:
+            current = await self._ledger.current()
+            if current is None:
                 return False
-            upgrade = stages.decode(record.value)
+            record, upgrade = current
             seen = await self._fleet.seen(upgrade)
-            after = stages.step(upgrade, seen, self._node_id, await self._store.now(), settled=self._settled)
+            after = stages.step(upgrade, seen, self._node_id, await self._store.now(), settled=self.settled)
             if after is not None:
                 await self._write(record, upgrade, after)
                 return True
@@ -191,23 +129,18 @@ class Driver:
         return True
 
     async def _write(self, record: Record, before: Upgrade, after: Upgrade) -> None:
-        then: list[Operation] = [Put(NOW, stages.encode(after))]
-        if after.phase == "over":
-            then = await self._ending(after)
+        then = await self._ending(after) if after.phase == "over" else self._ledger.going(after)
         outcome = await self._audit.append_with([*self._fence(), Unchanged(NOW, record.revision)], then,
                                                 [_entry(after, self._me, before)])
         if not outcome.succeeded:
             raise NotLeading(None)
         log.info("upgrade.step", upgrade=after.id, phase=after.phase, current=len(after.current),
                  failed=len(after.failed), outcome=after.outcome, why=after.why)
-        self._due.set()
+        self.nudge()
 
     async def _ending(self, after: Upgrade) -> list[Operation]:
-        then: list[Operation] = [Delete(NOW), Put(PAST + _order(after), stages.encode(after))]
-        if after.outcome == "done":
-            then.append(Put(WANTED, stages.encode(after)))
-        past = sorted(one.key for one in (await self._store.list(PAST)).records)
-        return then + list(map(Delete, past[:max(0, len(past) + 1 - MOST_PAST)]))
+        then = await self._ledger.ending(after)
+        return [*then, Put(WANTED, stages.encode(after))] if after.outcome == "done" else then
 
     # -- what an operator asks for ------------------------------------------------------------------------------------
 
@@ -218,7 +151,7 @@ class Driver:
         FL-UPGRADE-SEEN, FL-UPGRADE-AWAY, as `Wish.checked`, and as the image is not known.
         """
         self._fence()
-        if name and (begun := await self._named(name)) is not None:
+        if name and (begun := await self._ledger.named(name)) is not None:
             return begun
         wish = wish.checked()
         found = await self._images.find(image)
@@ -283,12 +216,12 @@ class Driver:
         Raises Refused FL-UPGRADE-NONE, FL-UPGRADE-PREVIOUS, FL-UPGRADE-BUSY, FL-UPGRADE-AWAY, as `Wish.checked`.
         """
         self._fence()
-        if name and (begun := await self._named(name)) is not None:
+        if name and (begun := await self._ledger.named(name)) is not None:
             return begun
         wish = wish.checked()
         async with self._turn:
-            record = await self._store.get(NOW)
-            last = stages.decode(record.value) if record is not None else next(iter(await self.past()), None)
+            current = await self._ledger.current()
+            last = current[1] if current is not None else next(iter(await self._ledger.past()), None)
             if last is None or last.back:
                 raise Refused("FL-UPGRADE-NONE", "there is no upgrade to go back from" if last is None else
                               f"the last one went back to {last.version} already",
@@ -308,10 +241,10 @@ class Driver:
                               labels=wish.labels, batch=wish.batch, budget=wish.budget, pause_s=wish.pause_s,
                               patience_s=wish.patience_s, told_at=now, left=tuple(one.id for one in stuck), why=why,
                               steps=(Step("engines", now),))
-            if record is None:
+            if current is None:
                 return await self._begin(upgrade, by, [Absent(NOW)], [])
             ended = replace(stages.at(last, "over", now), outcome="aborted", why=f"{by} goes back", current=())
-            return await self._begin(upgrade, by, [Unchanged(NOW, record.revision)],
+            return await self._begin(upgrade, by, [Unchanged(NOW, current[0].revision)],
                                      [one for one in await self._ending(ended) if one != Delete(NOW)])
 
     def _ways(self, members: Iterable[Member]) -> str:
@@ -324,49 +257,33 @@ class Driver:
         # what the last one wanted is wanted no more, whatever comes of this one
         outcome = await self._audit.append_with(
             [*self._fence(), *compare, Absent(ROTATION)],
-            [Put(NOW, stages.encode(upgrade)), Delete(WANTED), *then], [_entry(upgrade, by)])
+            [*self._ledger.going(upgrade), Delete(WANTED), *then], [_entry(upgrade, by)])
         if not outcome.succeeded:
-            other = await self._store.get(NOW)
+            other = await self._ledger.current()
             if other is None and await self._store.get(ROTATION) is not None:
                 raise Refused("FL-UPGRADE-BUSY", "a rotation is under way",
                               "wait for its end, or `fairlead rotate abort`")
             raise Refused("FL-UPGRADE-BUSY", "an upgrade is under way" + (
-                f" (to {stages.decode(other.value).version})" if other is not None else ""),
+                f" (to {other[1].version})" if other is not None else ""),
                 "wait for its end, or `fairlead upgrade abort`")
-        self._due.set()
+        self.nudge()
         return upgrade
-
-    async def _named(self, name: str) -> Upgrade | None:
-        """The upgrade of that id, if it has begun."""
-        record = await self._store.get(NOW)
-        known = [*([stages.decode(record.value)] if record is not None else []), *await self.past()]
-        return next((one for one in known if one.id == name), None)
-
-    async def past(self) -> Sequence[Upgrade]:
-        """Those that are over, the newest first."""
-        return [stages.decode(one.value) for one in sorted((await self._store.list(PAST)).records,
-                                                           key=lambda one: one.key, reverse=True)]
-
-    async def now(self) -> Upgrade | None:
-        """The one that is under way."""
-        record = await self._store.get(NOW)
-        return stages.decode(record.value) if record is not None else None
 
     async def abort(self, by: str) -> Upgrade:
         """Have nobody new begin. Raises Refused FL-UPGRADE-NONE."""
         self._fence()
         async with self._turn:
-            record = await self._store.get(NOW)
-            if record is None:
+            current = await self._ledger.current()
+            if current is None:
                 raise Refused("FL-UPGRADE-NONE", "no upgrade is under way", "`fairlead upgrade status` shows the last")
-            upgrade = stages.decode(record.value)
+            record, upgrade = current
             after = stages.aborted(upgrade, by, await self._store.now())
             if after != upgrade:
                 outcome = await self._audit.append_with([*self._fence(), Unchanged(NOW, record.revision)],
-                                                        [Put(NOW, stages.encode(after))], [_entry(after, by)])
+                                                        self._ledger.going(after), [_entry(after, by)])
                 if not outcome.succeeded:
                     raise NotLeading(None)
-        self._due.set()
+        self.nudge()
         return after
 
 
@@ -381,10 +298,6 @@ def _parts(version: str) -> tuple[int, ...]:
 def newer(one: str, other: str) -> bool:
     """Whether version *one* is newer than *other*."""
     return _parts(one) > _parts(other)
-
-
-def _order(upgrade: Upgrade) -> str:
-    return f"{upgrade.asked_at:016d}-{upgrade.id}"
 
 
 def _entry(upgrade: Upgrade, by: str, before: Upgrade | None = None) -> Entry:

@@ -1,6 +1,5 @@
 """The leader drives: every step once, in one transaction, and again after a crash; two that lead do not both write."""
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,19 +10,18 @@ import pytest
 from fairlead.audit.log import AuditLog
 from fairlead.base.clock import SECOND
 from fairlead.base.errors import Refused
+from fairlead.cluster.undertaking import Ledger
 from fairlead.keys.ssh import PrivateKey
 from fairlead.pki.authority import Authority
 from fairlead.pki.certificate import der_of
 from fairlead.pki.statement import Content, Signer, Stated, read
-from fairlead.rotation import driver as module
 from fairlead.rotation import phases
-from fairlead.rotation.driver import NOW, PAST, Driver
+from fairlead.rotation.driver import KIND, NOW, Driver
 from fairlead.rotation.phases import Rotation
 from fairlead.rotation.statements import TRUST, Statements
 from fairlead.store.fence import NotLeading
 from fairlead.store.protocol import Put, StoreUnavailable
 from fairlead.store.sqlite import SQLiteStore
-from tests.processes import until
 from tests.world import ManualClock
 
 ROOT, NEXT = (Authority.create(UUID(int=1), 1_700_000_000 * SECOND) for _ in range(2))
@@ -81,6 +79,7 @@ class Ground:
         self.out: list[str] = []
         self.revoked: list[str] = []
         self.leads = True
+        self.ledger = Ledger(store, KIND, phases.encode, phases.decode)
         self.name = "portal.example"
         self.driver = self.controller()
 
@@ -122,8 +121,8 @@ class Ground:
         return await self.driver.start("secure-channel", **asked | more)
 
     async def now(self) -> Rotation | None:
-        record = await self.store.get(NOW)
-        return phases.decode(record.value) if record is not None else None
+        current = await self.ledger.current()
+        return current[1] if current is not None else None
 
     async def until(self, phase: str, driver: Driver | None = None) -> Rotation:
         for _ in range(20):
@@ -135,7 +134,7 @@ class Ground:
         return found if found is not None else (await self.past())[-1]
 
     async def past(self) -> list[Rotation]:
-        return [phases.decode(one.value) for one in (await self.store.list(PAST)).records]
+        return [*reversed(await self.ledger.past())]
 
     async def recorded(self) -> list[str]:
         return [one.event for one in await AuditLog(self.store, "ctl-1").records(100)
@@ -301,45 +300,11 @@ async def test_of_thousands_that_are_behind_a_few_are_named(ground: Ground) -> N
     assert (found.missing, len(found.behind)) == (10_000, 20)
 
 
-async def test_while_nothing_is_under_way_the_store_is_read_when_something_has_changed_only(
-        ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
-    turns: asyncio.Queue[bool] = asyncio.Queue()
-    monkeypatch.setattr(module, "TICK_S", 0.001)
-    drive = ground.driver.drive
-
-    async def counted() -> bool:
-        under_way = await drive()
-        turns.put_nowait(under_way)
-        return under_way
-
-    monkeypatch.setattr(ground.driver, "drive", counted)
-    driving = asyncio.ensure_future(ground.driver.run())
-    try:
-        async with asyncio.timeout(20):
-            assert await turns.get() is False
-            ground.driver.nudge()
-            assert await turns.get() is False
-            with pytest.raises(TimeoutError):
-                async with asyncio.timeout(0.05):  # fifty ticks
-                    await turns.get()
-            await ground.start()
-            while await turns.get():  # by itself, to its end
-                pass
-        assert (await ground.past())[0].outcome == "done"
-    finally:
-        driving.cancel()
-
-
 @pytest.mark.parametrize("damage", [b"{}", b"x"])
-async def test_a_record_that_cannot_be_read_ends_nobody(ground: Ground, damage: bytes) -> None:
+async def test_a_record_that_cannot_be_read_is_driven_nowhere(ground: Ground, damage: bytes) -> None:
     await ground.store.transact([], [Put(NOW, damage)])
-    driving = asyncio.ensure_future(ground.driver.run())
-    try:
-        await asyncio.to_thread(until, lambda: ground.driver.problem, "it says so")
-        assert "FL-STATE-DAMAGED" in ground.driver.problem
-        assert not driving.done()
-    finally:
-        driving.cancel()
+    with pytest.raises((ValueError, KeyError)):
+        await ground.driver.drive()
 
 
 async def test_bundles_are_waited_for_or_revoked(ground: Ground) -> None:

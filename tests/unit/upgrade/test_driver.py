@@ -9,15 +9,14 @@ from typing import Any
 import pytest
 
 from fairlead.audit.log import AuditLog
-from fairlead.base.clock import SECOND
 from fairlead.base.errors import FairleadError, Refused
+from fairlead.cluster.undertaking import Ledger
 from fairlead.rotation.driver import NOW as ROTATION
 from fairlead.store.fence import NotLeading
 from fairlead.store.protocol import Delete, Put
 from fairlead.store.sqlite import SQLiteStore
-from fairlead.upgrade import driver as module
 from fairlead.upgrade import stages
-from fairlead.upgrade.driver import NOW, WANTED, Driver, Image, Wish
+from fairlead.upgrade.driver import KIND, NOW, WANTED, Driver, Image, Wish
 from fairlead.upgrade.stages import Member, Upgrade
 from tests.world import ManualClock
 
@@ -35,6 +34,7 @@ class House:
         self.previous = dict.fromkeys(self.nodes, "")
         self.leader = "c1"
         self.order: list[str] = []
+        self.ledger = Ledger(store, KIND, stages.encode, stages.decode)
         self.drivers = {node_id: self.controller(node_id) for node_id in ("c1", "c2", "c3")}
 
     def controller(self, node_id: str) -> Driver:
@@ -67,6 +67,10 @@ class House:
     def way_back(self, node_id: str) -> str:
         return self.previous[node_id]
 
+    async def now(self) -> Upgrade | None:
+        current = await self.ledger.current()
+        return current[1] if current is not None else None
+
     async def start(self, **wish: Any) -> Upgrade:
         return await self.driver.start("image-1", Wish(**wish), "jane")
 
@@ -85,9 +89,9 @@ class House:
 
     async def run(self, *, fails: frozenset[str] = frozenset(), deposed_at: int = -1) -> Upgrade:
         for turn in range(60):
-            one = await self.driver.now()
+            one = await self.now()
             if one is None:
-                return (await self.driver.past())[0]
+                return (await self.ledger.past())[0]
             await self.follow(one, fails=fails)
             if turn == deposed_at:
                 self.leader = "c2" if self.leader == "c1" else "c1"
@@ -139,7 +143,7 @@ async def test_of_two_that_believe_they_lead_one_writes(house: House, monkeypatc
     monkeypatch.setattr(old, "_fence", lambda: ())
     monkeypatch.setattr(new, "_fence", lambda: ())
     outcomes = await asyncio.gather(old.drive(), new.drive(), return_exceptions=True)
-    now = await house.driver.now()
+    now = await house.now()
     assert now is not None
     assert len(now.steps) == 2
     assert sum(isinstance(one, NotLeading) for one in outcomes) <= 1
@@ -243,13 +247,13 @@ async def test_back_after_one_that_halted_and_was_applied_again(house: House) ->
 
 async def test_back_in_the_midst_of_one_ends_it(house: House) -> None:
     await house.start()
-    one = await house.driver.now()
+    one = await house.now()
     assert one is not None
     house.nodes["c2"] = replace(house.nodes["c2"], version="1.1.0")
     house.previous["c2"] = "1.0.0"
     await house.driver.back(Wish(), "jane")
-    assert [(past.id, past.outcome) for past in await house.driver.past()] == [(one.id, "aborted")]
-    now = await house.driver.now()
+    assert [(past.id, past.outcome) for past in await house.ledger.past()] == [(one.id, "aborted")]
+    now = await house.now()
     assert now is not None
     assert now.back
 
@@ -283,16 +287,6 @@ async def test_there_is_nothing_to_go_back_from(house: House) -> None:
     with pytest.raises(Refused) as refused:
         await house.driver.back(Wish(), "jane")
     assert refused.value.code == "FL-UPGRADE-NONE"
-
-
-async def test_few_past_ones_are_kept(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_PAST", 2)
-    for minute in range(4):
-        house.clock.instant += (minute + 1) * 60 * SECOND
-        await house.start()
-        await house.driver.abort("jane")
-        await house.driver.drive()
-    assert len(await house.driver.past()) == 2
 
 
 @pytest.mark.parametrize("seen", [{"number": 13}, {"counter": 3}], ids=["a newer bundle", "a higher counter"])

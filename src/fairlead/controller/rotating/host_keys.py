@@ -21,6 +21,7 @@ from uuid import UUID
 
 from fairlead.audit.record import Entry
 from fairlead.base.errors import Refused
+from fairlead.cluster.undertaking import Journal, Records
 from fairlead.controller.telling import Telling
 from fairlead.fleet.attached import Whereabouts
 from fairlead.keys.ssh import KeyRefused, PrivateKey, PublicKey
@@ -28,9 +29,7 @@ from fairlead.keys.wire import b64, from_b64, string
 from fairlead.nodes.directory import Directory
 from fairlead.nodes.node import Node
 from fairlead.nodes.records import KEYS, NODES, KeyEntry, encode, key_from, node_from
-from fairlead.rotation.driver import Records
 from fairlead.rotation.phases import Rotation
-from fairlead.rotation.statements import Journal
 from fairlead.store.fence import Fence, NotLeading
 from fairlead.store.protocol import Absent, Compare, Operation, Put, Unchanged
 
