@@ -48,7 +48,8 @@ def gather(payload: Sequence[Path]) -> tuple[tuple[str, Path], ...]:
         try:
             found += _gathered(one)
         except OSError as error:
-            raise _payload(f"{one} cannot be read: {error.strerror}", "name files and folders that can be") from None
+            raise _payload(f"{error.filename or one} cannot be read: {error.strerror}",
+                           "name files and folders that can be") from None
     if not found:
         raise _payload("there is no file in it", "name files, or folders with files in them")
     return tuple(sorted(found))
@@ -57,15 +58,21 @@ def gather(payload: Sequence[Path]) -> tuple[tuple[str, Path], ...]:
 def _gathered(one: Path) -> Iterator[tuple[str, Path]]:
     """Raises OSError."""
     if one.is_dir():
-        for path in sorted(one.rglob("*")):
-            if path.is_symlink() or not (path.is_dir() or path.is_file()):
-                raise _payload(f"{path} is a link, a device or the like", "a bundle has plain files only")
-            if path.is_file():
-                yield path.relative_to(one).as_posix(), path
+        for folder, folders, names in os.walk(one, onerror=_raised):
+            for path in (Path(folder, name) for name in (*folders, *names)):
+                if path.is_symlink() or not (path.is_dir() or path.is_file()):
+                    raise _payload(f"{path} is a link, a device or the like", "a bundle has plain files only")
+                if path.is_file():
+                    yield path.relative_to(one).as_posix(), path
     elif one.is_file():
         yield one.name, one
     else:
         raise _payload(f"{one} is no file and no folder", "name what is to be in the bundle")
+
+
+def _raised(error: OSError) -> None:
+    """A folder that cannot be read is not passed over."""
+    raise error
 
 
 def build(output: Path, keys: Keys, plan: Plan) -> Manifest:

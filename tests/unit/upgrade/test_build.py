@@ -154,3 +154,20 @@ def test_a_header_is_the_one_that_tar_writes(name: str, size: int) -> None:
         assert (member.name, member.size, member.type) == (name, size, tarfile.REGTYPE)
     if len(name) <= 100:
         assert header(name, size) == info.tobuf(tarfile.GNU_FORMAT)
+
+
+def test_a_folder_that_cannot_be_read_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("fine", "locked"):
+        (tmp_path / "payload" / name).mkdir(parents=True)
+        (tmp_path / "payload" / name / "file").write_bytes(b"x")
+    scan = os.scandir
+
+    def scandir(path: "os.PathLike[str] | str") -> object:
+        if Path(path).name == "locked":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(FairleadError, match="locked cannot be read: Permission denied") as refused:
+        gather([tmp_path / "payload"])
+    assert refused.value.code == "FL-UPGRADE-PAYLOAD"
