@@ -31,7 +31,7 @@ PATIENCE_S = 60
 """For a phase in which nobody new has caught up."""
 MOST_PATIENCE_S = 3600
 LONGEST = 10
-"""Patiences: so long a phase takes at most, whoever catches up and falls behind again."""
+"""Patiences: so long somebody may be behind in a phase, whoever catches up and falls behind again."""
 MOST_SHOWN, MOST_WORDS = 20, 160
 """Nodes that are named in the record, and characters of what each lacks: there may be thousands."""
 BY_BUNDLE: frozenset[Kind] = frozenset(("secure-channel", "root-ca", "host-keys"))
@@ -73,8 +73,10 @@ class Rotation:
     """By node: what is missing, as it was last seen; of `MOST_SHOWN` at most."""
     missing: int = 0
     """How many are behind."""
+    late_since: int = 0
+    """Since when somebody has been behind; 0: nobody is."""
     moved_at: int = 0
-    """When somebody was last seen to catch up, or the phase began."""
+    """When somebody was last seen to catch up, or the first to be behind."""
     tokens: int = 0
     """Bundles that are waited for."""
     why: str = ""
@@ -132,20 +134,21 @@ def begun(rotation: Rotation, now: int) -> Rotation | None:
 
 def at(rotation: Rotation, phase: Phase, now: int) -> Rotation:
     """In another phase from *now* on."""
-    return replace(rotation, phase=phase, since=now, moved_at=now, behind={}, missing=0, tokens=0,
-                   steps=(*rotation.steps, Step(phase, now)))
+    return replace(rotation, phase=phase, since=now, late_since=0, moved_at=now, behind={}, missing=0,
+                   tokens=0, steps=(*rotation.steps, Step(phase, now)))
 
 
 def step(rotation: Rotation, seen: Seen, now: int) -> Rotation | None:
     """What the record becomes; None: nothing changes."""
     behind = {name: why for name, why in seen.behind.items() if name not in rotation.forced}
-    caught_up = len(behind) < rotation.missing or not rotation.moved_at
+    late_since = (rotation.late_since or now) if behind else 0  # bundles alone are waited for without patience
+    waits_anew = not rotation.late_since or len(behind) < rotation.missing
     shown = {name: why[:MOST_WORDS] for name, why in sorted(behind.items())[:MOST_SHOWN]}
     kept = replace(rotation, behind=shown, missing=len(behind), tokens=seen.tokens,
-                   moved_at=now if caught_up else rotation.moved_at)
+                   late_since=late_since, moved_at=now if waits_anew else rotation.moved_at)
     if behind:
         patience = rotation.patience_s * SECOND
-        if (now - kept.moved_at > patience and not seen.settling) or now - rotation.since > LONGEST * patience:
+        if (now - kept.moved_at > patience and not seen.settling) or now - late_since > LONGEST * patience:
             return _tired(kept, now)
     elif (after := _after(kept, seen)) is not None:
         phase, changed = after

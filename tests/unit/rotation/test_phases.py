@@ -18,7 +18,7 @@ FORWARD: list[Phase] = ["stage", "distribute", "acknowledge", "cut-over", "retir
 
 def rotation(phase: Phase, behind: Mapping[str, str] | None = None, **more: object) -> Rotation:
     made = Rotation("1", "secure-channel", "jane", NOW, NOW, phase, NOW, moved_at=NOW, behind=dict(behind or {}),
-                    missing=len(behind or {}))
+                    missing=len(behind or {}), late_since=NOW if behind else 0)
     return replace(made, **more)  # type: ignore[arg-type]
 
 
@@ -81,6 +81,24 @@ def test_bundles_are_waited_for_without_patience() -> None:
     after = step(waits, Seen({}, tokens=0), NOW + 501 * SECOND)
     assert after is not None
     assert after.phase == "cut-over"
+
+
+def test_who_falls_behind_while_bundles_are_waited_for_has_the_whole_patience() -> None:
+    """An engine that connects anew is behind for a moment."""
+    one = step(rotation("acknowledge"), Seen({}, tokens=1), NOW) or rotation("acknowledge")
+    now = NOW + phases.LONGEST * one.patience_s * SECOND
+    for _ in range(3):
+        now += 10 * SECOND
+        for behind in ({"se-1": "it has said nothing yet"}, {}):
+            after = step(one, Seen(behind, tokens=1), now)
+            assert after is not None
+            assert (after.phase, after.missing) == ("acknowledge", len(behind))
+            one = after
+    late = step(one, Seen({"se-1": "it is deaf"}, tokens=1), now)
+    assert late is not None
+    back = step(late, Seen({"se-1": "it is deaf"}, tokens=1), now + one.patience_s * SECOND + 1)
+    assert back is not None
+    assert back.phase == "withdraw"
 
 
 @pytest.mark.parametrize(("phase", "becomes"), [
