@@ -176,7 +176,7 @@ class Rooted:
             return  # the store is away for another reason
         trust = self.holder.trust
         if not set(roots) <= set(map(from_b64, trust.roots)) and trust.roots:
-            trust = await caught_up(trust)
+            trust = await caught_up(lambda: self.holder.trust)
         if not set(roots) <= set(map(from_b64, trust.roots)):
             raise Refused("FL-TRUST-ROOT", "another Controller names a root that no trust statement names",
                           "see whether that Controller is in wrong hands")

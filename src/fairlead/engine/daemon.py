@@ -163,6 +163,8 @@ class Engine:
     _offering: asyncio.Lock = field(default_factory=asyncio.Lock)
     _work: set[asyncio.Task[Any]] = field(default_factory=set)
     _plan_problem: str = ""
+    _unsaved: str = ""
+    """Why the plan in force is not on the disk."""
     _reverses: dict[Tunnel, set[int]] = field(default_factory=dict)
     _traffic: Traffic = field(default_factory=Traffic)
     _started: float = 0.0
@@ -248,7 +250,7 @@ class Engine:
     @property
     def problems(self) -> list[str]:
         """What is not as planned, one line each."""
-        return [*([self._plan_problem] if self._plan_problem else []), *descriptors.problems(),
+        return [*filter(None, (self._plan_problem, self._unsaved)), *descriptors.problems(),
                 *self.listeners.problems, *self.documents.problems, *self.user_keys.problems,
                 *self.upgrades.problems]
 
@@ -263,10 +265,12 @@ class Engine:
         self.plan = plan
         if known is None or known.reach != plan.reach:
             self.documents.again()  # a document may name a service
+        self._unsaved = ""
         try:
             files.write_private(self.state / PLAN, plan.model_dump_json().encode())
             self._remember_controllers(plan)
         except FairleadError as error:  # a full disk: the plan is in force all the same
+            self._unsaved = error.line()
             log.error("plan.unsaved", code=error.code, reason=error.message)
         await self._apply(plan)
         self.supervisor.want(self._controllers())
@@ -444,6 +448,7 @@ class Engine:
         if not self._asking.is_due(self.clock.monotonic(), refused=error.code != "FL-SSH-UNREACHABLE"):
             return
         await self._catch_up()
+        self._pin()  # this node may have ended between keeping a statement and keeping the plan that goes with it
         try:
             core = await self._reread()
         except FairleadError as answer:
@@ -461,7 +466,7 @@ class Engine:
         if not self.trust.roots:
             return
         try:
-            trust = await statements.caught_up(self.trust)
+            trust = await statements.caught_up(lambda: self.trust)
         except FairleadError as error:
             log.warning("trust.refused", code=error.code, reason=error.message)
             return

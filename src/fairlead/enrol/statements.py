@@ -6,7 +6,7 @@ say where the Controllers are, and a stranger, who knows no root, is told nothin
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from fairlead.base import strict
 from fairlead.base.errors import FairleadError, Refused
@@ -26,27 +26,30 @@ def answer(texts: Sequence[str]) -> bytes:
     return json.dumps({"statements": list(texts)}, separators=(",", ":")).encode()
 
 
-async def caught_up(trust: Trust) -> Trust:
+async def caught_up(trust: Callable[[], Trust]) -> Trust:
     """What *trust*, which has roots, becomes by the statements of the first portal that has newer ones which count.
 
-    Itself, when none has. Raises Refused FL-TRUST-... when all that was brought are some that do not count.
+    Itself, when none has. *trust* is what is believed at the moment: what is brought is judged by what has been learnt
+    while it was on its way, or who holds an answer back would lead the node back. Raises Refused FL-TRUST-... when all
+    that was brought are some that do not count.
     """
     refusal: Refused | None = None
-    for controller in trust.controllers:
+    for controller in trust().controllers:
         try:
-            texts = await _fetch(controller.address, controller.portal_port, trust)
+            texts = await _fetch(controller.address, controller.portal_port, trust())
         except FairleadError:
             continue
+        believed = trust()
         try:
-            found = trust.after(texts)
+            found = believed.after(texts)
         except Refused as error:
             refusal = error
             continue
-        if found is not trust:
+        if found is not believed:
             return found
     if refusal is not None:
         raise refusal
-    return trust
+    return trust()
 
 
 async def _fetch(address: str, port: int, trust: Trust) -> list[str]:

@@ -1,6 +1,6 @@
 """What a Controller does for its member of the store when the roots change, and when it was away meanwhile."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -170,8 +170,8 @@ async def test_who_was_away_takes_a_root_that_the_statements_name_and_no_other(
     new, rogue = (Authority.create(seat.trust.cluster_uuid, now) for _ in range(2))
     stated = seat.trust.but(roots=[b64(der_of(new.certificate_pem))], statement=9)
 
-    async def caught_up(trust: Trust) -> Trust:
-        assert trust.roots
+    async def caught_up(trust: Callable[[], Trust]) -> Trust:
+        assert trust().roots
         return stated
 
     monkeypatch.setattr(module, "caught_up", caught_up)

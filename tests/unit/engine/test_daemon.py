@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 
 from fairlead.base.clock import LAST_INSTANT, SECOND, rfc3339
+from fairlead.base.errors import OperatorError, Refused
 from fairlead.engine.daemon import Engine
+from fairlead.link.messages import Plan, PlanController
 from tests.world import ManualClock
 
 
@@ -20,3 +22,27 @@ def test_attack_a_time_at_the_end_of_time_can_still_be_written_down(said: int, l
     clock.instant += later * SECOND
     assert Engine.store_time(engine) == said
     assert rfc3339(Engine.store_time(engine))
+
+
+async def test_pins_of_before_give_way_to_the_statement_that_was_kept_without_its_plan() -> None:
+    """As when the engine ended between the two writes: no other statement comes, so nothing else would mend it."""
+    known = PlanController(node_id="1", name="ctl-1", addresses=["192.0.2.1"], ssh_port=22, portal_port=8443,
+                           internal_address="127.64.0.1", host_key="old", user_key="u")
+    stated = SimpleNamespace(node_id="1", host_key="new", next_host_key="")
+    wanted: list[list[PlanController]] = []
+
+    async def nothing() -> None:
+        pass
+
+    async def unread() -> None:
+        raise Refused("FL-PEER-PROTOCOL", "no answer")
+
+    engine: Any = SimpleNamespace(
+        clock=ManualClock(), _asking=SimpleNamespace(is_due=lambda *_, **__: True), _catch_up=nothing, _reread=unread,
+        plan=Plan(node="se-1", internal_address="127.64.1.0", generation="1", revision=1, controllers=[known], nodes=[],
+                  reach=[], serve=[]),
+        trust=SimpleNamespace(controllers=[stated]), supervisor=SimpleNamespace(want=wanted.append))
+    engine._pin = lambda: Engine._pin(engine)
+    engine._controllers = lambda: Engine._controllers(engine)
+    await Engine._failed(engine, known, OperatorError("FL-SSH-HOSTKEY", "another key"))
+    assert [[one.host_key for one in controllers] for controllers in wanted] == [["new"]]

@@ -70,7 +70,7 @@ async def test_the_chain_is_fetched_and_followed(portals: Callable[..., int]) ->
         asked.append(path)
         return 200, statements.answer(CHANGE)
 
-    found = await statements.caught_up(sleeper(portals(answer)))
+    found = await statements.caught_up(lambda: sleeper(portals(answer)))
     assert (found.statement, found.roots) == (9, [b64(der(NEWER))])
     assert (found.tls_name, found.controllers[0].address) == ("portal.example", "192.0.2.1")
     assert asked == [f"/api/securekeyexchange/trust/{sha256(der(OLD)).hex()}/4"]
@@ -84,9 +84,9 @@ async def test_what_somebody_in_between_brings_is_followed_by_nobody_and_an_hone
         portals: Callable[..., int], texts: list[str]) -> None:
     bad = portals(lambda _: (200, statements.answer(texts)))
     with pytest.raises(Refused):
-        await statements.caught_up(sleeper(bad))
+        await statements.caught_up(lambda: sleeper(bad))
     good = portals(lambda _: (200, statements.answer(CHANGE)))
-    assert (await statements.caught_up(sleeper(bad, good))).statement == 9
+    assert (await statements.caught_up(lambda: sleeper(bad, good))).statement == 9
 
 
 @pytest.mark.parametrize(("status", "body"), [(404, b"{}"), (200, b"{}"), (200, b"[]"), (200, b'{"statements":[1]}'),
@@ -94,12 +94,26 @@ async def test_what_somebody_in_between_brings_is_followed_by_nobody_and_an_hone
 async def test_what_is_no_answer_leaves_everything_as_it_is(portals: Callable[..., int], status: int,
                                                             body: bytes) -> None:
     trust = sleeper(portals(lambda _: (status, body)))
-    assert await statements.caught_up(trust) is trust
+    assert await statements.caught_up(lambda: trust) is trust
 
 
 async def test_nothing_newer_changes_nothing(portals: Callable[..., int]) -> None:
     trust = sleeper(portals(lambda _: (200, statements.answer(CHANGE[:2]))), number=50)
-    assert await statements.caught_up(trust) is trust
+    assert await statements.caught_up(lambda: trust) is trust
+
+
+async def test_attack_an_answer_that_was_held_back_leads_nobody_back(portals: Callable[..., int]) -> None:
+    """Somebody between has the retired root, and gives what was true when the node asked."""
+    held: list[Trust] = []
+
+    def answer(_: str) -> tuple[int, bytes]:
+        held[0] = held[0].after(CHANGE)  # by the link to another Controller
+        return 200, statements.answer(CHANGE[:2])
+
+    held.append(sleeper(portals(answer)))
+    found = await statements.caught_up(lambda: held[0])
+    assert found is held[0]
+    assert found.statement == 9
 
 
 def test_its_answer_is_json() -> None:
