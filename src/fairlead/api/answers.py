@@ -293,11 +293,14 @@ class TrustStatements(Answer):
 
 
 class RotationPlan(Answer):
-    """Who would be stranded, and why; who sleeps and would find his way; the tokens that would be waited for."""
+    """Who would be stranded, and why; who sleeps and would find his way; which Controllers do not say how their engines
+    stand; the tokens that would be waited for.
+    """
 
     kind: str
     stranded: dict[str, str]
     sleeping: list[str]
+    silent: list[str]
     tokens: list[str]
     controllers: int
     engines: int

@@ -41,6 +41,7 @@ def plan(context: typer.Context, kind: Kind, to: To = "", state: State = None, j
     else:
         output.facts({"kind": found["kind"], "controllers": found["controllers"], "engines": found["engines"],
                       "asleep, and will follow": ", ".join(found["sleeping"]) or "none",
+                      "do not say how their engines stand": ", ".join(found["silent"]) or None,
                       "tokens that are waited for": ", ".join(found["tokens"]) or "none"})
         output.table([{"node": name, "stranded because": why} for name, why in sorted(found["stranded"].items())],
                      ("node", "stranded because"), "nobody would be left behind")
@@ -79,6 +80,8 @@ def start(context: typer.Context, kind: Kind, to: To = "",
         output.say(f"the rotation {found['id']} of {kind} begins at {found['starts_at']}; `fairlead rotate status`")
     if wait and kind == "root-ca" and found["outcome"] == "done":
         output.say("backups of before lead no node back to the old root: make one now, `fairlead backup create`")
+    if wait and found["outcome"] == "done" and found["missing"]:
+        output.say(f"{found['missing']} stay behind: {found['why']}")
     if wait and found["outcome"] != "done":
         raise Refused("FL-ROTATE-BACK", f"the rotation was {found['outcome']}: {found['why']}",
                       "nothing has changed; mend that, and start again")

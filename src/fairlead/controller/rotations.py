@@ -172,7 +172,8 @@ class Rotations:
         """By node: who does not follow that statement yet."""
         engines = await self._attached.look(number)
         away = dict.fromkeys(engines.away, "it may be coming back") if not self.driver.settled else {}
-        return {**away, **engines.behind, **self.telling.behind_statement(number)}
+        silent = dict.fromkeys(engines.silent, "it does not say how the engines stand that are connected to it")
+        return {**away, **engines.behind, **silent, **self.telling.behind_statement(number)}
 
     async def lacking(self) -> Sequence[str]:
         """Ids of the tokens whose bundle does not know what one of now would know."""
@@ -269,9 +270,9 @@ class Rotations:
         match op:
             case "rotate-plan":
                 stranded, tokens = await self.driver.plan(_kind(fields["kind"]), str(fields["to"]))
-                sleeping = (await self._attached.look()).away
-                return {"kind": fields["kind"], "stranded": dict(stranded), "sleeping": sleeping,
-                        "tokens": list(tokens), "controllers": len(self._mesh.directory.controllers()),
+                engines = await self._attached.look()
+                return {"kind": fields["kind"], "stranded": dict(stranded), "sleeping": engines.away,
+                        "silent": engines.silent, "tokens": list(tokens), "controllers": len(self._mesh.directory.controllers()),
                         "engines": sum(node.role == "engine" for node in self._mesh.directory.nodes.values())}
             case "rotate-start":
                 return _shown(await self.driver.start(

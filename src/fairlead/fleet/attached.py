@@ -7,10 +7,11 @@ Rules, and what each stops:
 2. Only those that are not connected here are asked for: a fleet that is whole costs no question.
 3. It follows when one Controller has heard so: its trust is one, whoever brought it. What a Controller says of its
    engines counts for what is waited for, and for nothing else; of engines that are connected here it counts nothing.
+4. A Controller that does not say how its engines stand is waited for in their place: silence is no acknowledgement.
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from fairlead.base.clock import SECOND
@@ -74,7 +75,9 @@ class Whereabouts:
     skews: dict[str, int] = field(default_factory=dict)
     """Of those that are connected: their clocks minus store time, microseconds."""
     away: list[str] = field(default_factory=list)
-    """Those that are connected nowhere."""
+    """Those that are connected nowhere, as far as Controllers have answered."""
+    silent: list[str] = field(default_factory=list)
+    """Controllers that did not say how the rest of the engines stands with them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +95,14 @@ class Attached:
                    if node.role == "engine" and node.state == "up"}
         stand = self._here(number, engines)
         absent = [node_id for node_id in engines if node_id not in stand.here]
+        silent = set[str]()
         for start in range(0, len(absent), MOST_NODES):
             asked = StandingAsked(number=number, nodes=absent[start:start + MOST_NODES])
             heard = await self.others.all(STANDING, asked, Standing)
+            silent.update(heard.silent)
             for one in heard.answers.values():
                 stand.take(one, asked.nodes)
-        return stand.named(engines)
+        return replace(stand.named(engines), silent=sorted(silent))
 
     async def answer(self, asking: Node, op: str, fields: dict[str, Any]) -> dict[str, Any] | None:  # noqa: ARG002
         """What another Controller is answered; None: it is no question about this. Raises Refused."""

@@ -57,7 +57,7 @@ async def test_an_engine_that_is_connected_elsewhere_only_is_waited_for_and_name
     attached(ring, CTL_2, Here([SE_1.id, SE_2.id], {SE_2.id: LATE}, frozenset({SE_2.id}), 3.0))
     one = attached(ring, CTL_1, Here([SE_1.id]))
     assert await one.look(9) == Whereabouts({SE_2.name: LATE}, {SE_2.name: TOO_OLD},
-                                            {SE_1.name: 0, SE_2.name: 3_000_000}, [])
+                                            {SE_1.name: 0, SE_2.name: 3_000_000}, [], ["ctl-3"])
     assert ring.asked == [("ctl-1", "ctl-2", STANDING), ("ctl-1", "ctl-3", STANDING)]
 
 
@@ -67,7 +67,7 @@ async def test_who_is_connected_nowhere_is_away_and_who_is_removed_is_nothing() 
     ring.directory.nodes[gone.id] = gone
     attached(ring, CTL_2, Here())
     found = await attached(ring, CTL_1, Here()).look(9)
-    assert found == Whereabouts(away=[SE_1.name, SE_2.name])
+    assert found == Whereabouts(away=[SE_1.name, SE_2.name], silent=["ctl-3"])
 
 
 async def test_what_one_controller_has_heard_is_enough() -> None:
@@ -77,8 +77,10 @@ async def test_what_one_controller_has_heard_is_enough() -> None:
     attached(ring, ctl_3, Here([SE_1.id]))
     one = attached(ring, CTL_1, Here())
     assert (await one.look(9)).behind == {}
+    assert (await one.look(9)).silent == []
     ring.silent.add("ctl-3")
-    assert (await one.look(9)).behind == {SE_1.name: LATE}
+    assert await one.look(9) == Whereabouts({SE_1.name: LATE}, {}, {SE_1.name: 0}, [SE_2.name], ["ctl-3"]), (
+        "what it has heard may be that nobody is late")
 
 
 async def test_of_engines_that_are_connected_here_another_controller_says_nothing() -> None:
@@ -90,4 +92,4 @@ async def test_of_engines_that_are_connected_here_another_controller_says_nothin
         return {"here": [SE_1.id], "behind": {SE_2.id: "?"}, "old": [SE_1.id], "skews": {SE_1.id: 10**9, SE_2.id: 1}}
 
     ring.answers["ctl-2"] = lies
-    assert await one.look(9) == Whereabouts({SE_1.name: LATE}, {}, {SE_1.name: 0}, [SE_2.name])
+    assert await one.look(9) == Whereabouts({SE_1.name: LATE}, {}, {SE_1.name: 0}, [SE_2.name], ["ctl-3"])
