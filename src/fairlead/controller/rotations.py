@@ -272,7 +272,8 @@ class Rotations:
                 stranded, tokens = await self.driver.plan(_kind(fields["kind"]), str(fields["to"]))
                 engines = await self._attached.look()
                 return {"kind": fields["kind"], "stranded": dict(stranded), "sleeping": engines.away,
-                        "silent": engines.silent, "tokens": list(tokens), "controllers": len(self._mesh.directory.controllers()),
+                        "silent": engines.silent, "tokens": list(tokens),
+                        "controllers": len(self._mesh.directory.controllers()),
                         "engines": sum(node.role == "engine" for node in self._mesh.directory.nodes.values())}
             case "rotate-start":
                 return _shown(await self.driver.start(

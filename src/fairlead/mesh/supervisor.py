@@ -143,6 +143,8 @@ class Supervisor:
         if route is None:
             raise no_carrier(name)
         async with route.opening:
+            if self._routes.get(name) is not route:  # the Controller has left meanwhile
+                raise no_carrier(name)
             if route.stream is None or route.stream.closed.is_set():
                 await self._met(route)
                 route.stream = await self._reach(route.controller)

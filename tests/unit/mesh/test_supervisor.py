@@ -146,6 +146,18 @@ async def test_the_first_connection_of_a_process_is_a_link(road: Road) -> None:
     assert cast("Any", await asyncio.wait_for(asked, 10)) is not link
 
 
+async def test_whoever_waits_for_a_controller_that_leaves_is_told(road: Road) -> None:
+    road.open.clear()
+    road.supervisor.want([CTL])
+    asked = [asyncio.create_task(road.supervisor.stream_to("ctl-1")) for _ in range(3)]
+    for _ in range(10):
+        await asyncio.sleep(0)
+    road.supervisor.want([])
+    async with asyncio.timeout(10):
+        refusals = await asyncio.gather(*asked, return_exceptions=True)
+    assert [cast("Refused", one).code for one in refusals] == ["FL-STREAM-DOWN"] * 3
+
+
 async def test_who_asks_for_a_stream_before_there_is_a_link_has_it_tried_at_once(
         road: Road, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FullJitter, "next", lambda *_: 1000.0)
