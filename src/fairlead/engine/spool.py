@@ -5,7 +5,8 @@ Rules, and the fault that each stops:
 1. A line that is logged is in a file at once; a crash of the process loses none. (A power cut may lose the last ones:
    logs are not worth a sync each.)
 2. The spool has a bound. When it is full, the oldest part goes, and a line says how much; logging never stops the
-   engine, and never fills its disk. A disk that is full of other things costs lines, which are counted and told of.
+   engine, and never fills its disk. A disk that is full of other things costs whole lines, which are counted and told
+   of.
 3. Offsets count all bytes there ever were: what goes and what is dropped moves nothing else.
 
 A part is a file, named by the offset at which it begins.
@@ -128,7 +129,7 @@ class Spool:
         data = line.encode(errors="replace") + b"\n"
         if self._file < 0 or self._parts[-1][1] + len(data) > self._part:
             self._open()
-        os.write(self._file, data)
+        files.append(self._file, data)
         begin, size = self._parts[-1]
         self._parts[-1] = begin, size + len(data)
         self.end += len(data)

@@ -191,7 +191,7 @@ class _Appending:
             place = max(offset, self.end)
             if place > self.end or self._handle < 0 or self._size >= self._most:
                 self._open(place)
-            os.write(self._handle, data)
+            files.append(self._handle, data)
             self._size += len(data)
             self.end = place + len(data)
             touched = True
@@ -208,7 +208,7 @@ class _Appending:
             os.fsync(self._handle)
             os.close(self._handle)
         self._handle = os.open(self._folder / f"{self._spool}.{place:020d}.log",
-                               os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+                               os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         files.sync_folder(self._folder)
         self._size = 0
 

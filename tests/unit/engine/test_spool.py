@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from fairlead.engine.spool import Spool
+from tests.disk import fills_up
 
 
 def opened(folder: Path, **limits: int) -> Spool:
@@ -98,3 +99,22 @@ def test_a_full_disk_costs_lines_and_is_told_of(tmp_path: Path, monkeypatch: pyt
     found = lines(spool)
     assert (found[0], json.loads(found[1])["lines"], found[2]) == ("before", 3, "after")
     spool.close()
+
+
+def test_a_disk_that_fills_up_in_the_middle_of_a_line_keeps_nothing_of_it(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool = opened(tmp_path, part_bytes=100)
+    spool.append("before")
+    with monkeypatch.context() as patch:
+        fills_up(patch, 20)
+        spool.append("a line that is longer than the room for it")
+        assert spool.end == len("before\n")
+    wanted = [f"after {number}" for number in range(20)]  # and more parts
+    for line in wanted:
+        spool.append(line)
+    found = lines(spool)
+    assert (found[0], json.loads(found[1])["lines"], found[2:]) == ("before", 1, wanted)
+    spool.close()
+    again = opened(tmp_path)
+    assert (again.end, lines(again)) == (spool.end, found), "what it counted is what the disk has"
+    again.close()

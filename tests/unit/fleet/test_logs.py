@@ -19,10 +19,11 @@ from fairlead.fleet.logs import Logs, _Appending
 from fairlead.fleet.others import Others
 from fairlead.fleet.reading import Reading
 from fairlead.link import frames
-from fairlead.link.logs import VERSION, Have, chunk
+from fairlead.link.logs import VERSION, Have, Settlements, chunk
 from fairlead.nodes.node import Node
 from fairlead.transport.channel import Channel
 from fairlead.transport.peer import Peer
+from tests.disk import fills_up
 from tests.unit.nodes.test_policy import CTL_1, SE_1, SE_2
 from tests.world import refusal
 
@@ -177,6 +178,27 @@ async def test_connections_that_are_cut_double_nothing(tmp_path: Path, monkeypat
         await flush(one, spool)
         assert one.opened > 8
         assert await every_line(one.logs) == numbered(3000)
+
+
+async def test_a_disk_that_fills_up_in_the_middle_of_a_chunk_settles_nothing_of_it(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with house(tmp_path) as one:
+        channel = cast("End", await one.subsystem("x"))
+        await channel.send(HELLO)
+        await channel.receive()
+        with monkeypatch.context() as patch:
+            fills_up(patch, 400)
+            await channel.send(chunk(0, b"x" * 299 + b"\n"))
+            assert Settlements().feed(await channel.receive()) == 300
+            await channel.send(chunk(300, b"y" * 299 + b"\n"))
+            assert await asyncio.wait_for(channel.receive(), 10) == b"", "that is not settled"
+        again = cast("End", await one.subsystem("x"))
+        await again.send(HELLO)
+        assert frames.Decoder().feed(await again.receive())[0]["offset"] == 300
+        await again.send(chunk(300, b"y" * 299 + b"\n"))
+        await again.receive()
+        assert await every_line(one.logs) == ["x" * 299, "y" * 299]
+        again.close()
 
 
 class Soon:
