@@ -225,6 +225,54 @@ async def test_an_engine_that_forgot_what_was_settled_doubles_nothing(tmp_path: 
         assert await every_line(one.logs) == numbered(105)
 
 
+async def test_an_engine_whose_disk_was_set_back_loses_no_new_line_and_doubles_none(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uploading, "FullJitter", lambda *_: Soon())
+    spool, part = Spool(tmp_path / "spool"), tmp_path / "spool" / f"{0:020d}.log"
+    async with house(tmp_path) as one:
+        for line in numbered(100):
+            spool.append(line)
+        saved = part.read_bytes()
+        await flush(one, spool)
+        part.write_bytes(saved[:saved.index(b"line 40")])
+        (tmp_path / "spool" / "settled").unlink()
+        back = Spool(tmp_path / "spool")
+        assert back.end < spool.end
+        for first in (100, 105):
+            for line in numbered(5, first):
+                back.append(line)
+            await flush(one, back)
+        back.close()
+        assert back.id != spool.id
+        again = Spool(tmp_path / "spool")
+        assert (again.id, again.end) == (back.id, back.end)
+        for line in numbered(5, 110):
+            again.append(line)
+        await flush(one, again)
+        assert await every_line(one.logs) == numbered(115)
+
+
+async def test_only_what_outlives_a_power_cut_is_offered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool = Spool(tmp_path / "spool")
+    sync, calls = spool.sync, list[int]()
+
+    def synced() -> int:
+        calls.append(sync())
+        spool.append("a line that comes meanwhile")
+        return calls[-1]
+
+    monkeypatch.setattr(spool, "sync", synced)
+    async with house(tmp_path) as one:
+        for line in numbered(100):
+            spool.append(line)
+        await flush(one, spool)
+        assert calls == [sum(len(line) + 1 for line in numbered(100))]
+        assert await every_line(one.logs) == numbered(100)
+        monkeypatch.undo()
+        await flush(one, spool)
+        assert await every_line(one.logs) == [*numbered(100), "a line that comes meanwhile"]
+
+
 async def test_what_was_dropped_leaves_a_gap_that_is_said(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "spool", part_bytes=2000, most_bytes=10_000)
     async with house(tmp_path) as one:
