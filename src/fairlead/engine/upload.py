@@ -4,7 +4,8 @@ Rules, and what each stops:
 
 1. A connection for streams is opened for logs only when there is much of them, or some for long, or when somebody
    asks; one that is open is used sooner. A fleet that comes back after an outage does not log in twice for that.
-2. The Controller says from where on, and how fast. What it does not settle is sent again, to it or to another one.
+2. The Controller says from where on, and how fast. What it does not settle is sent again, to another one if there is
+   one: a Controller that takes no logs keeps them from nobody else.
 3. Nothing is sent that a power cut could take from here: one sync for each upload.
 """
 
@@ -60,6 +61,8 @@ class Upload:
         self._ways = ways
         self._asked = asyncio.Event()
         self._moved = asyncio.Condition()
+        self._failed: dict[str, float] = {}
+        """The Controllers that took not all the last time, and when that was."""
 
     async def flush(self) -> int:
         """Have everything that is logged by now at a Controller; where it ends."""
@@ -77,11 +80,8 @@ class Upload:
             await self._due(draw.uniform(0.8, 1.2))
             asked = self._asked.is_set()
             self._asked.clear()  # whoever asks from now on may mean lines that this upload does not bring
-            names = self._ways.streams() or self._ways.controllers()
             try:
-                if not names:
-                    raise Refused("FL-STREAM-DOWN", "no Controller is connected")
-                await self._send_to(names[0])
+                await self._send()
                 delay.reset()
             except (FairleadError, TimeoutError, OSError) as error:
                 if asked:
@@ -110,6 +110,21 @@ class Upload:
         finally:
             for one in waiting:
                 one.cancel()
+
+    async def _send(self) -> None:
+        """To the first Controller that has not failed, else to the one whose failure is longest ago."""
+        names = [*self._ways.streams(), *self._ways.controllers()]
+        if not names:
+            raise Refused("FL-STREAM-DOWN", "no Controller is connected")
+        controller = min(names, key=lambda name: self._failed.get(name, 0.0))
+        try:
+            await self._send_to(controller)
+            self._failed.pop(controller, None)
+        except (FairleadError, TimeoutError, OSError) as error:
+            if controller not in self._failed:
+                log.warning("logs.refused", controller=controller, reason=str(error) or "it does not answer")
+            self._failed[controller] = asyncio.get_running_loop().time()
+            raise
 
     async def _send_to(self, controller: str) -> None:
         tunnel = await self._ways.stream_to(controller)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import structlog
 
 from fairlead.base.errors import Refused
 from fairlead.engine import upload as uploading
@@ -300,6 +301,46 @@ async def test_another_controller_goes_on_where_the_first_was(tmp_path: Path) ->
             spool.append(line)
         await flush(two, spool)
         assert await every_line(two.logs) == numbered(100, 100)
+
+
+@dataclass
+class Two(House):
+    """The same Controller, behind one that takes no logs."""
+
+    open_already: tuple[str, ...] = ()
+    asked: list[str] = field(default_factory=list)
+
+    def streams(self) -> list[str]:
+        return list(self.open_already)
+
+    def controllers(self) -> list[str]:
+        return ["ctl-1", "ctl-2"]
+
+    async def stream_to(self, name: str) -> Any:
+        self.asked.append(name)
+        if name == "ctl-1":
+            raise Refused("FL-STREAM-LOST", "its disk is full")
+        return self
+
+
+@pytest.mark.parametrize("open_already", [(), ("ctl-1",), ("ctl-1", "ctl-2")])
+async def test_a_controller_that_takes_no_logs_keeps_them_from_nobody_else(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, open_already: tuple[str, ...]) -> None:
+    monkeypatch.setattr(uploading, "FullJitter", lambda *_: Soon())
+    spool = Spool(tmp_path / "spool")
+    async with house(tmp_path) as one:
+        two = Two(one.logs, serving=one.serving, open_already=open_already)
+        upload = Upload(spool, two)
+        with structlog.testing.capture_logs() as said:
+            running = asyncio.get_running_loop().create_task(upload.run())
+            for number in range(3):
+                spool.append(numbered(1, number)[0])
+                await asyncio.wait_for(upload.flush(), 20)
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+        assert two.asked == ["ctl-1", "ctl-2", "ctl-2", "ctl-2"]
+        assert [line["controller"] for line in said if line["event"] == "logs.refused"] == ["ctl-1"]
+        assert await every_line(one.logs) == numbered(3)
 
 
 async def test_one_engine_fills_no_disk(tmp_path: Path) -> None:
