@@ -370,6 +370,37 @@ async def test_attack_a_file_for_each_byte_is_not_kept(tmp_path: Path, monkeypat
         assert (await every_line(one.logs))[-1] == "x"
 
 
+async def test_attack_more_gaps_at_once_than_there_can_be_make_no_file(tmp_path: Path) -> None:
+    async with house(tmp_path) as one:
+        for _ in range(2):
+            channel = cast("End", await one.subsystem("x"))
+            await channel.send(HELLO)
+            await channel.receive()
+            await channel.send(b"".join(chunk(number * 10, b"x\n") for number in range(2000)))
+            assert await asyncio.wait_for(channel.receive(), 10) == b""
+            assert list((tmp_path / "ctl" / "logs" / SE_1.id).iterdir()) == []
+        channel = cast("End", await one.subsystem("x"))
+        await channel.send(HELLO)
+        await channel.receive()
+        await channel.send(b"".join(chunk(number * 10, b"x\n") for number in range(shelf.MOST_GAPS + 1)))
+        assert Settlements().feed(await channel.receive()) == shelf.MOST_GAPS * 10 + 2
+        channel.close()
+
+
+async def test_attack_who_keeps_no_pace_is_read_at_it(tmp_path: Path) -> None:
+    async with house(tmp_path) as one:
+        one.logs._rate = 100_000
+        channel = cast("End", await one.subsystem("x"))
+        await channel.send(HELLO)
+        await channel.receive()
+        began = asyncio.get_running_loop().time()
+        for number in range(3):
+            await channel.send(chunk(number * 20_000, b"x" * 20_000))
+            await channel.receive()
+        assert asyncio.get_running_loop().time() - began > 0.35
+        channel.close()
+
+
 @pytest.mark.parametrize("said", [b"", b"\x00\x00\x00\x02[]", b"\xff" * 100, frames.encode({"v": 1}), HELLO])
 async def test_attack_what_cannot_be_understood_ends_it_and_leaves_nothing(tmp_path: Path, said: bytes) -> None:
     async with house(tmp_path) as one:
