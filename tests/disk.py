@@ -22,6 +22,21 @@ from tests.world import Death
 T = TypeVar("T")
 
 
+def fills_up(patch: pytest.MonkeyPatch, most: int) -> None:
+    """From now on no file gets longer than *most* bytes by `os.write`: it takes at most half of what it is given, then
+    what has room, then nothing.
+    """
+    write = os.write
+
+    def full(handle: int, data: bytes | memoryview) -> int:
+        taken = min(most - os.fstat(handle).st_size, (len(data) + 1) // 2)
+        if taken <= 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(handle, data[:taken])
+
+    patch.setattr(os, "write", full)
+
+
 class Disk:
     """What lies below *root*, an existing folder."""
 

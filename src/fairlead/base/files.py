@@ -72,6 +72,21 @@ def write_private(path: Path, data: bytes, *, synced: bool = True) -> None:
                             "free some space or mend the disk, then repeat the command; nothing was lost") from error
 
 
+def append(handle: int, data: bytes) -> None:
+    """Write *data*, all of it or nothing, at the end of a file that is open for appending. Raises OSError.
+
+    A disk that fills up takes a part first and refuses what is left: that part is taken back.
+    """
+    before = os.fstat(handle).st_size
+    left = memoryview(data)
+    try:
+        while left:
+            left = left[os.write(handle, left):]
+    except OSError:
+        os.ftruncate(handle, before)
+        raise
+
+
 def read_private(path: Path) -> bytes:
     """The content of *path*, refused when others may read it. Raises OperatorError; FileNotFoundError passes."""
     try:

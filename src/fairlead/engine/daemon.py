@@ -537,7 +537,8 @@ class Engine:
 
     async def _rotated(self) -> dict[str, Any]:
         self.spool.roll()
-        return {"spool": self.spool.id, "offset": await self.upload.flush()}
+        offset = await self.upload.flush()
+        return {"spool": self.spool.id, "offset": offset}
 
     async def _diagnostics(self) -> dict[str, Any]:
         operations = Operations(self)

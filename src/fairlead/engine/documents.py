@@ -7,7 +7,8 @@ Rules, and the fault or attack that each stops:
 2. A body counts by its digest: a Controller that gives another one than it has announced gives nothing.
 3. A document that its driver refuses changes nothing: what was in force stays, and the driver's words go back. It is
    tried again when it is put anew, and when this engine starts or is reloaded.
-4. What is in force is on this engine's disk. It comes up again without any Controller.
+4. A Controller that takes no reports is hung up on: no other one's documents wait for it.
+5. What is in force is on this engine's disk. It comes up again without any Controller.
 """
 
 import asyncio
@@ -22,6 +23,7 @@ import structlog
 
 from fairlead.base import files, strict
 from fairlead.base.errors import FairleadError, Refused
+from fairlead.engine.telling import Told, tell
 from fairlead.link.documents import digest
 from fairlead.link.messages import Assigned, Assignment, Held
 
@@ -62,7 +64,7 @@ class Driver(Protocol):
         ...
 
 
-class Source(Protocol):
+class Source(Told, Protocol):
     """A Controller that is connected."""
 
     async def fetch(self, wanted: str) -> str:
@@ -259,11 +261,9 @@ class Documents:
     async def _report(self) -> None:
         held = self.held
         for source in list(self._sources):
-            if self._reported.get(source) != held:
-                with contextlib.suppress(FairleadError):
-                    await source.report(held)
-                    if source in self._sources:
-                        self._reported[source] = held
+            if (self._reported.get(source) != held and await tell(source, source.report(held))
+                    and source in self._sources):
+                self._reported[source] = held
 
     def _bodies(self, kind: str) -> dict[str, str]:
         return {name: kept.body for (of, name), kept in self._kept.items() if of == kind and kept.held.revision}

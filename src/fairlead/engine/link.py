@@ -220,6 +220,10 @@ class _Conversation:
         for task in list(self._running):
             task.cancel()
 
+    def hang_up(self, why: str) -> None:
+        """End it; see `engine.telling.Told`."""
+        self._tunnel.close(why)
+
     async def _run(self, command: Command) -> None:
         outcome = await self._engine.commands.run(command, self._controller.name)
         with contextlib.suppress(FairleadError):  # the link has ended

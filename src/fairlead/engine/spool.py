@@ -3,10 +3,13 @@
 Rules, and the fault that each stops:
 
 1. A line that is logged is in a file at once; a crash of the process loses none. (A power cut may lose the last ones:
-   logs are not worth a sync each.)
+   logs are not worth a sync each.) What is offered to a Controller is synced first: or after a power cut new lines
+   would come at places of which a Controller has what was there before.
 2. The spool has a bound. When it is full, the oldest part goes, and a line says how much; logging never stops the
-   engine, and never fills its disk. A disk that is full of other things costs lines, which are counted and told of.
-3. Offsets count all bytes there ever were: what goes and what is dropped moves nothing else.
+   engine, and never fills its disk. A disk that is full of other things costs whole lines, which are counted and told
+   of.
+3. Offsets count all bytes there ever were: what goes and what is dropped moves nothing else. Where a Controller has
+   more than is here (the disk was set back to an older state), what came since goes on under another id.
 
 A part is a file, named by the offset at which it begins.
 """
@@ -56,9 +59,13 @@ class Spool:
             files.write_private(folder / _ID, self.id.encode())
         self._parts = sorted((int(path.stem), path.stat().st_size) for path in folder.glob("*.log")
                              if path.stem.isdigit())
-        self.end = sum(self._parts[-1]) if self._parts else self._settled()
-        self.settled = min(max(self._settled(), self.begin), self.end)
+        self.end = max(sum(self._parts[-1]) if self._parts else 0, self._settled())
+        self.settled = max(self._settled(), self.begin)
         """Up to where a Controller has all on its disk."""
+        self._synced = 0
+        """Up to where no power cut takes anything."""
+        self._opened = self.end
+        """Where it ended when this was opened."""
 
     @property
     def begin(self) -> int:
@@ -108,27 +115,53 @@ class Spool:
                     return place, data[:data.rfind(b"\n") + 1] or data
             return self.end, b""
 
+    def sync(self) -> int:
+        """Have all that is here by now outlive a power cut; where that ends. Blocks. Raises OSError."""
+        with self._turn:
+            end = self.end
+            fresh = [begin for begin, size in self._parts if begin + size > self._synced]
+        for begin in fresh:
+            with contextlib.suppress(FileNotFoundError), (self._folder / _name(begin)).open("rb") as file:
+                os.fsync(file.fileno())
+        files.sync_folder(self._folder)
+        self._synced = end
+        return end
+
     def roll(self) -> None:
         """Let what comes next begin another part."""
         with self._turn:
             self._shut()
 
     def settle(self, offset: int) -> None:
-        """A Controller has everything below *offset* on its disk: whole parts of it go."""
+        """A Controller has everything below *offset* on its disk: whole parts of it go. Blocks."""
         with self._turn:
-            self.settled = max(self.settled, min(offset, self.end))
-            while self._parts and sum(self._parts[0]) <= self.settled:
+            self.settled = settled = max(self.settled, min(offset, self.end))
+            some_go = bool(self._parts) and sum(self._parts[0]) <= settled
+        kept = 0
+        try:  # safe before parts go: then nothing else says which offsets there were
+            files.write_private(self._folder / _SETTLED, str(settled).encode(), synced=some_go)
+        except OperatorError:
+            kept = 1  # the newest part says it, too; all others go, and make room
+        with self._turn:
+            while len(self._parts) > kept and sum(self._parts[0]) <= settled:
                 if len(self._parts) == 1:
                     self._shut()
                 self._remove()
-            with contextlib.suppress(OperatorError):  # without it, more is offered than needed, and known by its offset
-                files.write_private(self._folder / _SETTLED, str(self.settled).encode(), synced=False)
+
+    def take_another_id(self) -> None:
+        """A Controller has more of this spool than is here, so it has all that was here when this was opened. What
+        came since is at offsets that it knows otherwise: it counts under another id. Blocks. Raises OperatorError.
+        """
+        another = secrets.token_hex(16)
+        self.settle(self._opened)
+        files.write_private(self._folder / _ID, another.encode())
+        self.id = another
 
     def _write(self, line: str) -> None:
         data = line.encode(errors="replace") + b"\n"
         if self._file < 0 or self._parts[-1][1] + len(data) > self._part:
             self._open()
-        os.write(self._file, data)
+        files.append(self._file, data)
         begin, size = self._parts[-1]
         self._parts[-1] = begin, size + len(data)
         self.end += len(data)

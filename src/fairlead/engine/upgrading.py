@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from fairlead.base.errors import FairleadError
+from fairlead.engine.telling import Told, tell
 from fairlead.link.messages import UpgradeStanding, UpgradeWanted
 from fairlead.upgrade.own import OwnUpgrade
 from fairlead.upgrade.stages import Order
@@ -21,7 +21,7 @@ REPORT_S = 1.0
 """Between two reports while something moves: of how much has come."""
 
 
-class Asking(Protocol):
+class Asking(Told, Protocol):
     """A Controller, while its link is there."""
 
     async def report_upgrade(self, standing: UpgradeStanding) -> None:
@@ -71,8 +71,7 @@ class Upgrades:
         for controller, said in list(self._asking.items()):
             if said is None or _news(said, now):
                 self._asking[controller] = now
-                with contextlib.suppress(FairleadError):
-                    await controller.report_upgrade(now)
+                await tell(controller, controller.report_upgrade(now))
 
 
 def upgrades(state: Path, versions: Versions, bringing: Bringing, now: Callable[[], int],

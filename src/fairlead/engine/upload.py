@@ -4,7 +4,9 @@ Rules, and what each stops:
 
 1. A connection for streams is opened for logs only when there is much of them, or some for long, or when somebody
    asks; one that is open is used sooner. A fleet that comes back after an outage does not log in twice for that.
-2. The Controller says from where on, and how fast. What it does not settle is sent again, to it or to another one.
+2. The Controller says from where on, and how fast. What it does not settle is sent again, to another one if there is
+   one: a Controller that takes no logs keeps them from nobody else.
+3. Nothing is sent that a power cut could take from here: one sync for each upload.
 """
 
 import asyncio
@@ -59,6 +61,8 @@ class Upload:
         self._ways = ways
         self._asked = asyncio.Event()
         self._moved = asyncio.Condition()
+        self._failed: dict[str, float] = {}
+        """The Controllers that took not all the last time, and when that was."""
 
     async def flush(self) -> int:
         """Have everything that is logged by now at a Controller; where it ends."""
@@ -74,14 +78,14 @@ class Upload:
         self._spool.wake(asyncio.get_running_loop())
         while True:
             await self._due(draw.uniform(0.8, 1.2))
-            names = self._ways.streams() or self._ways.controllers()
+            asked = self._asked.is_set()
+            self._asked.clear()  # whoever asks from now on may mean lines that this upload does not bring
             try:
-                if not names:
-                    raise Refused("FL-STREAM-DOWN", "no Controller is connected")
-                await self._send_to(names[0])
+                await self._send()
                 delay.reset()
-                self._asked.clear()
             except (FairleadError, TimeoutError, OSError) as error:
+                if asked:
+                    self._asked.set()
                 log.debug("logs.later", reason=str(error))
                 await asyncio.sleep(delay.next())
 
@@ -107,6 +111,21 @@ class Upload:
             for one in waiting:
                 one.cancel()
 
+    async def _send(self) -> None:
+        """To the first Controller that has not failed, else to the one whose failure is longest ago."""
+        names = [*self._ways.streams(), *self._ways.controllers()]
+        if not names:
+            raise Refused("FL-STREAM-DOWN", "no Controller is connected")
+        controller = min(names, key=lambda name: self._failed.get(name, 0.0))
+        try:
+            await self._send_to(controller)
+            self._failed.pop(controller, None)
+        except (FairleadError, TimeoutError, OSError) as error:
+            if controller not in self._failed:
+                log.warning("logs.refused", controller=controller, reason=str(error) or "it does not answer")
+            self._failed[controller] = asyncio.get_running_loop().time()
+            raise
+
     async def _send_to(self, controller: str) -> None:
         tunnel = await self._ways.stream_to(controller)
         channel = await tunnel.subsystem(SUBSYSTEM)
@@ -117,22 +136,29 @@ class Upload:
 
     async def _talk(self, channel: Channel) -> None:
         spool = self._spool
+        end = await asyncio.to_thread(spool.sync)
         await channel.send(frames.encode(Have(v=VERSION, spool=spool.id, begin=max(spool.settled, spool.begin),
-                                              end=spool.end).model_dump()))
+                                              end=end).model_dump()))
         async with asyncio.timeout(GREET_S):
             answer = await _greeted(channel)
+        if answer.offset > end:
+            await asyncio.to_thread(spool.take_another_id)
+            log.warning("spool.anew", reason="a Controller has more of these logs than this disk: it was set back")
+            raise Refused("FL-STREAM-LOST", "its logs begin anew")
         await self._settle(answer.offset)
         settlements, place = Settlements(), answer.offset
         loop = asyncio.get_running_loop()
         began, sent = loop.time(), 0
-        while place < spool.end or spool.settled < place:
-            place, data = spool.read(place, MOST_CHUNK)
+        while True:
+            at, data = spool.read(place, MOST_CHUNK)
+            data = data[:max(0, end - at)]
+            if not data and spool.settled >= place:
+                return
             if data and place - spool.settled < WINDOW:
-                await channel.send(chunk(place, data))
-                place, sent = place + len(data), sent + len(data)
+                await channel.send(chunk(at, data))
+                place, sent = at + len(data), sent + len(data)
                 await asyncio.sleep(max(0.0, began + sent / answer.rate - loop.time()))
-                if place - spool.settled < WINDOW and place < spool.end:
-                    continue
+                continue
             async with asyncio.timeout(SILENT_S):
                 said = await channel.receive()
             if not said:
@@ -141,7 +167,7 @@ class Upload:
                 await self._settle(settled)
 
     async def _settle(self, offset: int) -> None:
-        self._spool.settle(offset)
+        await asyncio.to_thread(self._spool.settle, offset)
         async with self._moved:
             self._moved.notify_all()
 

@@ -95,7 +95,7 @@ class Giving:
         size = self._recorded.size_of(wanted.sha256)
         if size is None:
             raise Refused("FL-IMAGE-UNKNOWN", "the cluster has no such image")
-        handle = await asyncio.to_thread(self._images.open, wanted.sha256)
+        handle = self._images.open(wanted.sha256)  # in no thread: what one opens after the question's end stays open
         try:
             await channel.send(frames.encode(Have(v=VERSION, size=size).model_dump()))
             loop = asyncio.get_running_loop()

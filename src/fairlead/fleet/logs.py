@@ -7,6 +7,7 @@ Rules, and what each stops:
    before it is on the disk.
 3. There is a bound for each engine, of bytes and of files, the oldest files go first, and few engines upload at once,
    each at a pace: neither a talkative engine nor thousands after an outage fill the disk or starve what else runs here.
+   Who keeps to neither is read no faster, and has no file for what comes with more gaps than there can be.
 4. What engines write is theirs: it is stored and shown, and nothing of it is believed.
 
     logs/<node id>/<spool>.<offset, 20 digits>.log
@@ -39,6 +40,8 @@ MOST_BYTES = 64 * 1024 * 1024
 """Of one engine."""
 MOST_FILES = 512
 """Likewise. One is begun for each 8 MiB, and wherever something is missing in between."""
+MOST_GAPS = 16
+"""In what comes at once: as many as chunks fit into what an engine has under way. Each costs a file, and two syncs."""
 AT_ONCE = 16
 """Engines that upload."""
 RATE = 4 * 1024 * 1024
@@ -122,12 +125,16 @@ class Logs:
         file = _Appending(folder, offered.spool, place, self._file)
         if last is not None and last.end == place and last.size < self._file:
             file.go_on(last)
+        loop = asyncio.get_running_loop()
+        began, came = loop.time(), 0
         try:
             while True:
+                await asyncio.sleep(max(0.0, began + came / self._rate - loop.time()))
                 async with asyncio.timeout(SILENT_S):
                     data = await channel.receive()
                 if not data:
                     return
+                came += len(data)
                 brought = chunks.feed(data)
                 if brought:
                     await asyncio.to_thread(file.take, brought)
@@ -182,7 +189,9 @@ class _Appending:
         self.end = place
 
     def take(self, chunks: list[tuple[int, bytes]]) -> None:
-        """Append what is new of *chunks*; on the disk when this returns. Raises OSError."""
+        """Append what is new of *chunks*; on the disk when this returns. Raises OSError, Refused FL-LINK-MESSAGE."""
+        if _gaps(chunks, self.end) > MOST_GAPS:
+            raise Refused("FL-LINK-MESSAGE", f"logs with more than {MOST_GAPS} gaps at once")
         touched = False
         for offset, whole in chunks:
             data = whole[max(0, self.end - offset):]
@@ -191,7 +200,7 @@ class _Appending:
             place = max(offset, self.end)
             if place > self.end or self._handle < 0 or self._size >= self._most:
                 self._open(place)
-            os.write(self._handle, data)
+            files.append(self._handle, data)
             self._size += len(data)
             self.end = place + len(data)
             touched = True
@@ -208,7 +217,7 @@ class _Appending:
             os.fsync(self._handle)
             os.close(self._handle)
         self._handle = os.open(self._folder / f"{self._spool}.{place:020d}.log",
-                               os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+                               os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         files.sync_folder(self._folder)
         self._size = 0
 
@@ -217,6 +226,15 @@ class _Appending:
         if self._handle >= 0:
             os.close(self._handle)
             self._handle = -1
+
+
+def _gaps(chunks: list[tuple[int, bytes]], end: int) -> int:
+    """How often something is missing before a chunk, of those that go on where *end* is."""
+    gaps = 0
+    for offset, data in chunks:
+        gaps += offset > end
+        end = max(end, offset + len(data))
+    return gaps
 
 
 def _files(folder: Path) -> list[_File]:

@@ -8,6 +8,7 @@ import pytest
 
 from fairlead.base import files
 from fairlead.base.errors import OperatorError
+from tests.disk import fills_up
 
 
 def code(call: object, *given: object) -> str:
@@ -52,6 +53,21 @@ def test_a_link_at_the_place_is_replaced_and_not_followed(tmp_path: Path) -> Non
     files.write_private(tmp_path / "f", b"ours")
     assert (tmp_path / "elsewhere").read_bytes() == b"theirs"
     assert not (tmp_path / "f").is_symlink()
+
+
+def test_what_is_appended_is_there_as_a_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    handle = os.open(tmp_path / "f", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        with monkeypatch.context() as patch:
+            fills_up(patch, 1000)
+            files.append(handle, b"a" * 900)
+            with pytest.raises(OSError, match="space"):
+                files.append(handle, b"b" * 200)
+            files.append(handle, b"c" * 100)
+        files.append(handle, b"d")
+    finally:
+        os.close(handle)
+    assert (tmp_path / "f").read_bytes() == b"a" * 900 + b"c" * 100 + b"d"
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o660, 0o644])

@@ -9,6 +9,7 @@ import pytest
 
 from fairlead.base import files
 from fairlead.base.errors import OperatorError, Refused
+from fairlead.engine import telling
 from fairlead.engine.documents import FOLDER, MOST_BROUGHT, Documents
 from fairlead.link.documents import digest
 from fairlead.link.messages import Assigned, Assignment, Held
@@ -59,6 +60,8 @@ class Controller:
         self.asked: list[str] = []
         self.reports: asyncio.Queue[Sequence[Held]] = asyncio.Queue()
         self.silent = False
+        self.reads = True
+        self.hung_up: list[str] = []
 
     async def fetch(self, wanted: str) -> str:
         self.asked.append(wanted)
@@ -67,7 +70,12 @@ class Controller:
         return self.bodies.get(wanted, "")
 
     async def report(self, held: Sequence[Held]) -> None:
+        if not self.reads:
+            await asyncio.Event().wait()
         await self.reports.put(held)
+
+    def hang_up(self, why: str) -> None:
+        self.hung_up.append(why)
 
 
 def wants(revision: int, *documents: tuple[str, int, str], keep: bool = False, generation: str = "g") -> Assignment:
@@ -281,6 +289,21 @@ async def test_each_controller_is_told_once_what_is_held(tmp_path: Path) -> None
         one.documents.follow(first, wants(4, ("motd", 2, "b")))  # it has come back, and knows nothing
         await one.until(first, {"motd": 2})
         assert (first.reports.qsize(), second.reports.qsize()) == (0, 0)
+
+
+async def test_attack_a_controller_that_does_not_read_keeps_no_document_waiting(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(telling, "SAY_S", 0.05)
+    async with house(tmp_path) as one:
+        deaf, other = Controller("a"), Controller("a", "b")
+        deaf.reads = False
+        one.documents.follow(other, wants(1, ("motd", 1, "a")))
+        one.documents.follow(deaf, wants(1, ("motd", 1, "a")))
+        await one.until(other, {"motd": 1})
+        one.documents.follow(other, wants(2, ("motd", 2, "b")))
+        await one.until(other, {"motd": 2})
+        assert set(deaf.hung_up) == {"the Controller does not read"}
+        assert other.hung_up == []
 
 
 async def test_a_file_that_cannot_be_removed_is_said_and_ends_nothing(

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from fairlead.base import files
+from fairlead.base.errors import OperatorError
 from fairlead.engine.spool import Spool
+from tests.disk import Disk, fills_up
 
 
 def opened(folder: Path, **limits: int) -> Spool:
@@ -98,3 +101,60 @@ def test_a_full_disk_costs_lines_and_is_told_of(tmp_path: Path, monkeypatch: pyt
     found = lines(spool)
     assert (found[0], json.loads(found[1])["lines"], found[2]) == ("before", 3, "after")
     spool.close()
+
+
+def test_a_disk_that_fills_up_in_the_middle_of_a_line_keeps_nothing_of_it(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool = opened(tmp_path, part_bytes=100)
+    spool.append("before")
+    with monkeypatch.context() as patch:
+        fills_up(patch, 20)
+        spool.append("a line that is longer than the room for it")
+        assert spool.end == len("before\n")
+    wanted = [f"after {number}" for number in range(20)]  # and more parts
+    for line in wanted:
+        spool.append(line)
+    found = lines(spool)
+    assert (found[0], json.loads(found[1])["lines"], found[2:]) == ("before", 1, wanted)
+    spool.close()
+    again = opened(tmp_path)
+    assert (again.end, lines(again)) == (spool.end, found), "what it counted is what the disk has"
+    again.close()
+
+
+def test_after_a_power_cut_no_offset_that_was_offered_comes_again(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = Disk(tmp_path, monkeypatch)
+    spool = opened(tmp_path, part_bytes=100)
+    wanted = [f"line {number}" for number in range(30)]
+    for line in wanted:
+        spool.append(line)
+    end = spool.sync()
+    spool.append("not offered yet")
+    spool.settle(end // 2)
+    left = lines(spool)[:-1]
+    disk.go_on(power_was_cut=True)
+    again = opened(tmp_path, part_bytes=100)
+    assert (again.id, again.end, lines(again)[-len(left):]) == (spool.id, end, left)
+    again.settle(end)
+    assert list((tmp_path / "spool").glob("*.log")) == []
+    disk.go_on(power_was_cut=True)
+    empty = opened(tmp_path)
+    assert (empty.id, empty.end, empty.pending) == (spool.id, end, 0)
+
+
+def test_a_disk_that_cannot_say_what_was_settled_keeps_the_part_that_says_where_it_ends(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool = opened(tmp_path, part_bytes=100)
+    for number in range(30):
+        spool.append(f"line {number}")
+    with monkeypatch.context() as patch:
+        def full(*_: object, **__: object) -> None:
+            raise OperatorError("FL-DISK", "no space")
+        patch.setattr(files, "write_private", full)
+        spool.settle(spool.end)
+    assert (spool.pending, len(list((tmp_path / "spool").glob("*.log")))) == (0, 1)
+    spool.close()
+    again = opened(tmp_path)
+    assert again.end == spool.end
+    again.close()

@@ -1,10 +1,14 @@
 """An engine tells every Controller that has asked how it stands, at each change."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from fairlead.base import files
 from fairlead.base.errors import Refused
+from fairlead.engine import telling
 from fairlead.engine.upgrading import Upgrades
 from fairlead.link.messages import UpgradeStanding, UpgradeWanted
 from fairlead.upgrade.own import OwnUpgrade
@@ -18,11 +22,18 @@ class Controller:
     def __init__(self) -> None:
         self.heard: list[UpgradeStanding] = []
         self.gone = False
+        self.reads = True
+        self.hung_up: list[str] = []
 
     async def report_upgrade(self, standing: UpgradeStanding) -> None:
         if self.gone:
             raise Refused("FL-STREAM-LOST", "gone")
+        if not self.reads:
+            await asyncio.Event().wait()
         self.heard.append(standing)
+
+    def hang_up(self, why: str) -> None:
+        self.hung_up.append(why)
 
 
 def upgrades(tmp_path: Path) -> Upgrades:
@@ -46,6 +57,18 @@ async def test_all_that_have_asked_are_told_each_change_once(tmp_path: Path) -> 
     await one.tell_all()
     one.left(first)
     assert len(second.heard) == 1
+
+
+async def test_attack_a_controller_that_does_not_read_keeps_no_other_waiting(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(telling, "SAY_S", 0.05)
+    one, deaf, other = upgrades(tmp_path), Controller(), Controller()
+    deaf.reads = False
+    for controller in (deaf, other):
+        one.asked(controller, UpgradeWanted())
+    await asyncio.wait_for(one.tell_all(), 10)
+    assert (len(deaf.heard), len(other.heard)) == (0, 1)
+    assert (deaf.hung_up, other.hung_up) == (["the Controller does not read"], [])
 
 
 async def test_a_wish_is_passed_on_whole(tmp_path: Path) -> None:

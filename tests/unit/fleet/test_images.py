@@ -109,6 +109,21 @@ async def test_attack_many_questions_of_one_node_are_one_task(images: Images) ->
     assert giving._newest == {}
 
 
+async def test_attack_questions_that_end_one_another_leave_no_file_open(images: Images) -> None:
+    def opened() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    giving, before = Giving(images, Recorded(), rate=1), opened()
+    asked = []
+    for number in range(200):
+        asked.append(ask(giving, "thief")[1])
+        for _ in range(number % 8):  # the next one comes at any moment of this one
+            await asyncio.sleep(0)
+    asked[-1].cancel()
+    await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 10)
+    assert opened() <= before
+
+
 @pytest.mark.parametrize("hello", [b"\x00\x00\x00\x02{}", b"\xff\xff\xff\xff", b"", frames.encode(
     {"v": 1, "sha256": "../" + "a" * 61, "offset": 0}), frames.encode({"v": 1, "sha256": SHA, "offset": -1})],
     ids=["empty", "long", "nothing", "path", "negative"])

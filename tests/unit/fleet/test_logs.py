@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import structlog
 
 from fairlead.base.errors import Refused
 from fairlead.engine import upload as uploading
@@ -19,10 +20,11 @@ from fairlead.fleet.logs import Logs, _Appending
 from fairlead.fleet.others import Others
 from fairlead.fleet.reading import Reading
 from fairlead.link import frames
-from fairlead.link.logs import VERSION, Have, chunk
+from fairlead.link.logs import VERSION, Have, Settlements, chunk
 from fairlead.nodes.node import Node
 from fairlead.transport.channel import Channel
 from fairlead.transport.peer import Peer
+from tests.disk import fills_up
 from tests.unit.nodes.test_policy import CTL_1, SE_1, SE_2
 from tests.world import refusal
 
@@ -179,6 +181,27 @@ async def test_connections_that_are_cut_double_nothing(tmp_path: Path, monkeypat
         assert await every_line(one.logs) == numbered(3000)
 
 
+async def test_a_disk_that_fills_up_in_the_middle_of_a_chunk_settles_nothing_of_it(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with house(tmp_path) as one:
+        channel = cast("End", await one.subsystem("x"))
+        await channel.send(HELLO)
+        await channel.receive()
+        with monkeypatch.context() as patch:
+            fills_up(patch, 400)
+            await channel.send(chunk(0, b"x" * 299 + b"\n"))
+            assert Settlements().feed(await channel.receive()) == 300
+            await channel.send(chunk(300, b"y" * 299 + b"\n"))
+            assert await asyncio.wait_for(channel.receive(), 10) == b"", "that is not settled"
+        again = cast("End", await one.subsystem("x"))
+        await again.send(HELLO)
+        assert frames.Decoder().feed(await again.receive())[0]["offset"] == 300
+        await again.send(chunk(300, b"y" * 299 + b"\n"))
+        await again.receive()
+        assert await every_line(one.logs) == ["x" * 299, "y" * 299]
+        again.close()
+
+
 class Soon:
     def next(self) -> float:
         return 0.0
@@ -201,6 +224,54 @@ async def test_an_engine_that_forgot_what_was_settled_doubles_nothing(tmp_path: 
             back.append(line)
         await flush(one, back)
         assert await every_line(one.logs) == numbered(105)
+
+
+async def test_an_engine_whose_disk_was_set_back_loses_no_new_line_and_doubles_none(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uploading, "FullJitter", lambda *_: Soon())
+    spool, part = Spool(tmp_path / "spool"), tmp_path / "spool" / f"{0:020d}.log"
+    async with house(tmp_path) as one:
+        for line in numbered(100):
+            spool.append(line)
+        saved = part.read_bytes()
+        await flush(one, spool)
+        part.write_bytes(saved[:saved.index(b"line 40")])
+        (tmp_path / "spool" / "settled").unlink()
+        back = Spool(tmp_path / "spool")
+        assert back.end < spool.end
+        for first in (100, 105):
+            for line in numbered(5, first):
+                back.append(line)
+            await flush(one, back)
+        back.close()
+        assert back.id != spool.id
+        again = Spool(tmp_path / "spool")
+        assert (again.id, again.end) == (back.id, back.end)
+        for line in numbered(5, 110):
+            again.append(line)
+        await flush(one, again)
+        assert await every_line(one.logs) == numbered(115)
+
+
+async def test_only_what_outlives_a_power_cut_is_offered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool = Spool(tmp_path / "spool")
+    sync, calls = spool.sync, list[int]()
+
+    def synced() -> int:
+        calls.append(sync())
+        spool.append("a line that comes meanwhile")
+        return calls[-1]
+
+    monkeypatch.setattr(spool, "sync", synced)
+    async with house(tmp_path) as one:
+        for line in numbered(100):
+            spool.append(line)
+        await flush(one, spool)
+        assert calls == [sum(len(line) + 1 for line in numbered(100))]
+        assert await every_line(one.logs) == numbered(100)
+        monkeypatch.undo()
+        await flush(one, spool)
+        assert await every_line(one.logs) == [*numbered(100), "a line that comes meanwhile"]
 
 
 async def test_what_was_dropped_leaves_a_gap_that_is_said(tmp_path: Path) -> None:
@@ -232,6 +303,46 @@ async def test_another_controller_goes_on_where_the_first_was(tmp_path: Path) ->
         assert await every_line(two.logs) == numbered(100, 100)
 
 
+@dataclass
+class Two(House):
+    """The same Controller, behind one that takes no logs."""
+
+    open_already: tuple[str, ...] = ()
+    asked: list[str] = field(default_factory=list)
+
+    def streams(self) -> list[str]:
+        return list(self.open_already)
+
+    def controllers(self) -> list[str]:
+        return ["ctl-1", "ctl-2"]
+
+    async def stream_to(self, name: str) -> Any:
+        self.asked.append(name)
+        if name == "ctl-1":
+            raise Refused("FL-STREAM-LOST", "its disk is full")
+        return self
+
+
+@pytest.mark.parametrize("open_already", [(), ("ctl-1",), ("ctl-1", "ctl-2")])
+async def test_a_controller_that_takes_no_logs_keeps_them_from_nobody_else(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, open_already: tuple[str, ...]) -> None:
+    monkeypatch.setattr(uploading, "FullJitter", lambda *_: Soon())
+    spool = Spool(tmp_path / "spool")
+    async with house(tmp_path) as one:
+        two = Two(one.logs, serving=one.serving, open_already=open_already)
+        upload = Upload(spool, two)
+        with structlog.testing.capture_logs() as said:
+            running = asyncio.get_running_loop().create_task(upload.run())
+            for number in range(3):
+                spool.append(numbered(1, number)[0])
+                await asyncio.wait_for(upload.flush(), 20)
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+        assert two.asked == ["ctl-1", "ctl-2", "ctl-2", "ctl-2"]
+        assert [line["controller"] for line in said if line["event"] == "logs.refused"] == ["ctl-1"]
+        assert await every_line(one.logs) == numbered(3)
+
+
 async def test_one_engine_fills_no_disk(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "spool")
     async with house(tmp_path, file_bytes=20_000, most_bytes=100_000) as one:
@@ -257,6 +368,37 @@ async def test_attack_a_file_for_each_byte_is_not_kept(tmp_path: Path, monkeypat
                 assert len(list((tmp_path / "ctl" / "logs" / SE_1.id).iterdir())) <= 20
             channel.close()
         assert (await every_line(one.logs))[-1] == "x"
+
+
+async def test_attack_more_gaps_at_once_than_there_can_be_make_no_file(tmp_path: Path) -> None:
+    async with house(tmp_path) as one:
+        for _ in range(2):
+            channel = cast("End", await one.subsystem("x"))
+            await channel.send(HELLO)
+            await channel.receive()
+            await channel.send(b"".join(chunk(number * 10, b"x\n") for number in range(2000)))
+            assert await asyncio.wait_for(channel.receive(), 10) == b""
+            assert list((tmp_path / "ctl" / "logs" / SE_1.id).iterdir()) == []
+        channel = cast("End", await one.subsystem("x"))
+        await channel.send(HELLO)
+        await channel.receive()
+        await channel.send(b"".join(chunk(number * 10, b"x\n") for number in range(shelf.MOST_GAPS + 1)))
+        assert Settlements().feed(await channel.receive()) == shelf.MOST_GAPS * 10 + 2
+        channel.close()
+
+
+async def test_attack_who_keeps_no_pace_is_read_at_it(tmp_path: Path) -> None:
+    async with house(tmp_path) as one:
+        one.logs._rate = 100_000
+        channel = cast("End", await one.subsystem("x"))
+        await channel.send(HELLO)
+        await channel.receive()
+        began = asyncio.get_running_loop().time()
+        for number in range(3):
+            await channel.send(chunk(number * 20_000, b"x" * 20_000))
+            await channel.receive()
+        assert asyncio.get_running_loop().time() - began > 0.35
+        channel.close()
 
 
 @pytest.mark.parametrize("said", [b"", b"\x00\x00\x00\x02[]", b"\xff" * 100, frames.encode({"v": 1}), HELLO])

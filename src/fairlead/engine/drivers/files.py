@@ -6,8 +6,8 @@ Rules, and what each stops:
    destinations it means. Whoever writes documents does not choose either.
 2. Folders below a destination are entered one by one and never through a link: what another user of the machine puts
    there leads nowhere.
-3. Each file is replaced whole, by a synced temporary and a rename. When the check or the reload refuses, everything is
-   put back as it was, and reloaded once more.
+3. Each file is replaced whole, by a synced temporary and a rename. When the disk, the check or the reload refuses,
+   everything is put back as it was, and reloaded once more; what cannot be is said, and keeps nothing else from it.
 4. A file belongs to one document: two never take turns in one place.
 """
 
@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from fairlead.base.errors import OperatorError, Refused, printable
+from fairlead.base.errors import FairleadError, OperatorError, Refused, printable
 from fairlead.engine.drivers import program
 from fairlead.engine.settings import Destination
 from fairlead.link.documents import Files, read
@@ -112,12 +112,19 @@ async def _replace(destination: Destination, wanted: Mapping[str, _Content],
             for place in {place.folder: place for place, _, _ in changed}.values():
                 if place != destination:
                     await _tell(place, check=False)
-    except BaseException:
+    except BaseException as error:
+        stuck = []
         for place, path, before in reversed(changed):
-            _exchange(place, path, before)
+            try:
+                _exchange(place, path, before)
+            except FairleadError as why:
+                stuck.append(why.message)
         if changed:
             with contextlib.suppress(Refused):
                 await _tell(destination, check=False)
+        if stuck and isinstance(error, FairleadError):
+            raise OperatorError(error.code, f"{error.message}; {len(stuck)} of {len(changed)} changes could not be "
+                                f"taken back: {stuck[0]}", error.remedy) from None
         raise
 
 

@@ -137,8 +137,8 @@ class HaproxyDriver:
             files.remove(tried)
         self._check_free(wanted)
         former, self._file = self._file, wanted
-        files.write_private(self._folder / FILE, wanted.encode())
         try:
+            files.write_private(self._folder / FILE, wanted.encode())
             if running is None or not running.alive:
                 await self._run(settings.program)
             else:

@@ -1,5 +1,6 @@
 """Files of documents: where the settings say, whole or not at all, and nowhere a link leads."""
 
+import errno
 import json
 import os
 import stat
@@ -8,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from fairlead.base.errors import OperatorError
+from fairlead.engine.drivers import files as driver
 from fairlead.engine.drivers.files import MOST_KEPT, FilesDriver
 from fairlead.engine.settings import Destination
 from fairlead.link.documents import check
@@ -137,6 +140,28 @@ async def test_what_is_too_large_to_be_put_back_is_left_alone(house: House) -> N
         file.truncate(MOST_KEPT + 1)
     assert await refusal(house.put("one", a="1")) == "FL-DRIVER-FILE"
     assert (house.folder / "a.conf").stat().st_size == MOST_KEPT + 1
+
+
+async def test_what_a_full_disk_keeps_from_being_put_back_keeps_nothing_else_from_it(
+        house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    house.guarded("[12]")
+    await house.put("one", a="1", b="1", c="1")
+    write, names = driver._write, list[str]()
+
+    def full(folder: int, name: str, content: Any) -> None:
+        names.append(name)
+        if names[2:] and name != "a.conf":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(folder, name, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(driver, "_write", full)
+        with pytest.raises(OperatorError, match=r"c\.conf cannot be.*1 of 2 changes.*b\.conf cannot") as refused:
+            await house.put("one", a="2", b="2", c="2")
+    assert refused.value.code == "FL-DRIVER-FILE"
+    assert names == ["a.conf", "b.conf", "c.conf", "b.conf", "a.conf"]
+    assert house.found() == {"a.conf": "1", "b.conf": "2", "c.conf": "1"}
+    assert house.log.read_text() == "1" * 2, "after it was put back as far as it could be, it was reloaded"
 
 
 async def test_a_refusal_in_the_middle_undoes_the_beginning(house: House) -> None:

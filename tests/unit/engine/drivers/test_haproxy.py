@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -127,6 +128,27 @@ async def test_what_is_refused_leaves_what_runs(tmp_path: Path) -> None:
                 assert await refusal(haproxy.apply("bad", text, held)) == code
                 assert await ask(bind) == b"one?\n"
         assert (tmp_path / FOLDER / FILE).read_bytes() == file
+
+
+async def test_what_a_full_disk_refuses_counts_as_in_force_at_no_time(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bind = place()
+    async with driver(tmp_path) as haproxy, back_end(b"one") as one, back_end(b"two") as two:
+        held = {"edge": document(bind, one)}
+        await haproxy.apply("edge", held["edge"], {})
+        replace = Path.replace
+
+        def full(path: Path, target: Path) -> Path:
+            if target.name == FILE:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return replace(path, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "replace", full)
+            assert await refusal(haproxy.apply("edge", document(bind, two), held)) == "FL-DISK"
+        assert await ask(bind) == b"one?\n"
+        await haproxy.apply("edge", document(bind, two), held)
+        assert await ask(bind) == b"two?\n"
 
 
 async def test_its_own_words_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
