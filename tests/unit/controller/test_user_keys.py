@@ -1,7 +1,7 @@
 """The rotation of user keys from the leader's side: who is waited for, who is not, what leads back, who goes on."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -36,8 +36,9 @@ from fairlead.link.messages import (
 from fairlead.nodes import records
 from fairlead.nodes.node import Node
 from fairlead.nodes.records import KeyEntry
+from fairlead.nodes.user_keys import Due
 from fairlead.rotation.phases import Phase, Rotation
-from fairlead.store.protocol import Put
+from fairlead.store.protocol import Put, StoreUnavailable
 from fairlead.transport.peer import Peer
 from fairlead.transport.tunnel import Tunnel
 from tests.unit.transport.world import until
@@ -313,6 +314,34 @@ async def test_a_node_that_was_off_keeps_its_key_until_it_has_changed_it(house: 
             await asyncio.sleep(0.01)
     assert house.state(before) == "revoked"
     assert house.node(engine).user_keys == (engine.in_use.public.line,)
+
+
+async def test_what_a_store_that_was_away_did_not_take_is_done_when_it_is_back(
+        house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that was late retires its key while the store does not answer, and nobody says anything afterwards."""
+    monkeypatch.setattr(module, "TURN_S", 0.01)
+    engine = await house.engine("se-1", here=False)
+    before, carry_out, failed, away = engine.in_use, house.succession.carry_out, list[str](), True
+
+    async def carried_out(dues: Sequence[tuple[str, Due]], by: str) -> int:
+        if away and "retire" in [what for _, what in dues]:
+            failed.append(by)
+            raise StoreUnavailable("it is away")
+        return await carry_out(dues, by)
+
+    house.world.clock.set(10)
+    await house.through(*FORWARD)
+    house.begin(house.nodes.lead())
+    await until(lambda: not house.keys.moved.is_set())
+    monkeypatch.setattr(house.succession, "carry_out", carried_out)
+    engine.here = True
+    await house.come(engine)
+    await until(lambda: bool(failed))
+    await asyncio.sleep(0.2)  # all that the engine says is said
+    assert house.state(before) == "active"
+    away = False
+    await until(lambda: not house.nodes.late())
+    assert house.state(before) == "revoked"
 
 
 async def test_a_node_that_leaves_before_the_cut_is_late_and_ends_it_when_it_comes_back(house: House) -> None:
