@@ -440,6 +440,33 @@ async def test_attack_an_engine_shows_somebody_else_s_key(house: House) -> None:
     assert house.node(engine).next_key == house.node(other).next_key == ""
 
 
+async def test_attack_an_engine_shows_keys_that_it_was_not_asked_for(house: House) -> None:
+    """The leader is not even troubled with them; one that it has shown already may be shown again."""
+    engine, registered = await house.engine("se-1"), list[str]()
+
+    async def register(node: Node, rotation: str, offer: Offer) -> None:
+        registered.append(offer.key)
+        await house.nodes.register(node, rotation, offer)
+
+    async def show(key: PrivateKey) -> None:
+        offer = next_key.offer(house.world.cluster_uuid, engine.node.id, "r1", key, engine.machine.host)
+        await house.keys.heard(engine.node.id, NextKey(rotation="r1", key=offer.key, user_proof=offer.user_proof,
+                                                       host_proof=offer.host_proof))
+        await asyncio.sleep(0.05)
+
+    house.world.clock.set(10)
+    await house.through("stage", "distribute")
+    house.keys._register = register
+    await show(engine.held[-1])
+    assert registered == [house.node(engine).next_key]
+    await show(PrivateKey.generate())
+    assert len(registered) == 1
+    await house.through("acknowledge", "cut-over", "retire")
+    await show(PrivateKey.generate())
+    assert len(registered) == 1
+    assert house.node(engine).user_keys == (engine.in_use.public.line,)
+
+
 async def test_a_key_of_a_rotation_that_went_back_is_dropped_and_another_one_made(house: House) -> None:
     engine = await house.engine("se-1")
     house.world.clock.set(10)
