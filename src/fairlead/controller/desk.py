@@ -306,7 +306,9 @@ class Desk:
             case "audit-heads":
                 return {"heads": self.audit.heads}
             case _:
-                answer = await self.engines.answer(node, op, fields) or await self.rotations(op, fields)
+                answer = await self.engines.answer(node, op, fields)
+                if answer is None:  # an empty one is an answer
+                    answer = await self.rotations(op, fields)
                 if answer is None:
                     raise Refused("FL-PEER-QUESTION", f"nothing here answers {op[:32]!r}",
                                   "both must run versions of fairlead that fit")

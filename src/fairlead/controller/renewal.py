@@ -6,7 +6,7 @@ Rules, and what each stops:
    and the name (join protocol, section 10). The portal takes the one before for its own for another minute.
 2. What all Controllers share the leader makes, fenced; what is one Controller's own, that one. The transaction compares
    that nobody was faster, and holds the audit record. While a rotation is under way, which has noted what it exchanges,
-   what is presented is left to it.
+   what is presented is left to it; one that is to start later, in a year at most, has noted nothing yet.
 3. What cannot be made anew is logged and tried again: it keeps no Controller from starting, expired or not.
 4. Whoever switches it off sees to what people and engines are shown. A member of the store gets its certificate all the
    same: nobody else sees that one, and no Controller would come in when it is over.
@@ -34,6 +34,7 @@ from fairlead.nodes.node import Endpoint
 from fairlead.nodes.records import API_CERTIFICATES
 from fairlead.pki.certificate import der_of
 from fairlead.pki.expiry import due, life
+from fairlead.rotation import phases
 from fairlead.rotation.driver import NOW as ROTATION
 from fairlead.store.fence import Fence
 from fairlead.store.protocol import Absent, Compare, StoreUnavailable, Unchanged
@@ -148,16 +149,29 @@ class Renewal:
         if record is not None and secrets.opened(record, self.signing.cluster_key, place) != before:
             return False
         outcome = await self.audit.append_with(
-            [*fence(), compare, Absent(ROTATION)], [secrets.sealed(self.signing.cluster_key, place, made)],
+            [*fence(), compare, await self._undisturbed()], [secrets.sealed(self.signing.cluster_key, place, made)],
             [self._entry(name, before.certificate_pem, made.certificate_pem)])
         if outcome.succeeded:
             _tell(name, made.certificate_pem)
         return outcome.succeeded
 
+    async def _undisturbed(self) -> Compare:
+        """That no rotation is under way."""
+        record = await self.signing.store.get(ROTATION)
+        return Absent(ROTATION) if record is None or _begun(record.value) else Unchanged(ROTATION, record.revision)
+
     def _entry(self, name: str, before: bytes, made: bytes) -> Entry:
         return Entry("certificate.renewed", name, self.signing.trust.node, {
             "ends": rfc3339(life(der_of(made)).last), "sha256": sha256(der_of(made)).hex(),
             "before": sha256(der_of(before)).hex()})
+
+
+def _begun(rotation: bytes) -> bool:
+    """Whether it is more than scheduled; one that cannot be read, of a newer version, say, may be."""
+    try:
+        return phases.decode(rotation).phase != "scheduled"
+    except ValueError:
+        return True
 
 
 def _tell(name: str, made: bytes) -> None:

@@ -61,8 +61,9 @@ class Signing:
 
     async def api_certificate(self, here: Endpoint) -> secrets.Certified:
         """What this Controller's API presents: it has to name the addresses at which this Controller is found now, and
-        be of the root that signs now.
+        be of the root that signs now. Below a root that is over, which issues none, one that there is goes on.
         """
+        kept: list[secrets.Certified] = []
         hosts = {host for host, _ in here.places}
         own = API_CERTIFICATES + self.trust.node_id
         root = parsed(der_of(await self.root()))
@@ -77,7 +78,14 @@ class Signing:
             leaf = der_of(found.certificate_pem)
             if hosts <= set(names(leaf)) and is_issued_by(parsed(leaf), root):
                 return found
-        made = await self.issue_api(sorted(hosts))
+            kept.append(found)
+        try:
+            made = await self.issue_api(sorted(hosts))
+        except OperatorError as error:
+            if error.code != "FL-CERT-EXPIRED" or not kept:
+                raise
+            log.warning("certificate.kept", certificate=own, code=error.code, reason=error.message)
+            return kept[0]
         await self.store.transact([], [secrets.sealed(self.cluster_key, own, made)])
         return made
 

@@ -102,7 +102,7 @@ class NodeKeys:
 
     async def lead(self) -> None:
         """While this Controller leads, do what is due, until cancelled."""
-        led, took = False, 0.0
+        led, took, said = False, 0.0, ""
         while True:
             await asyncio.sleep(max(TURN_S, REST * took))
             leads, led = self._cluster.leading, self._cluster.leading and led
@@ -112,9 +112,12 @@ class NodeKeys:
             began = self._clock.monotonic()
             try:
                 await self.turn()
-                led, took = True, min(self._clock.monotonic() - began, TURN_S)
+                led, said = True, ""
             except StoreUnavailable as reason:
-                log.info("keys.later", code=reason.code, reason=reason.message)
+                led = False  # what was due is due still, though nobody says anything more
+                if said != (said := reason.line()):
+                    log.info("keys.later", code=reason.code, reason=reason.message)
+            took = min(self._clock.monotonic() - began, TURN_S)
 
     async def turn(self) -> int:
         """Do what is due now; for how many nodes. Raises StoreUnavailable, NotLeading."""

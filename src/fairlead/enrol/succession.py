@@ -3,8 +3,8 @@
 Rules, and what each stops:
 
 1. A key is registered by one transaction with its audit record, after its proofs were verified (`enrol.next_key`), for
-   a rotation that wants one and a node that has none yet. A key that is known, in whatever state, is refused: nobody
-   brings a revoked key back, or another node's.
+   a rotation that wants one and a node that is to bring one: who has changed already, or joined since, fills no store
+   with keys. A key that is known, in whatever state, is refused: nobody brings a revoked key back, or another node's.
 2. Every change of a node's keys rewrites the node: a removal at the same moment is done with all keys, or not at all.
 3. A retired or dropped key stays revoked for ever. The key that a node has in use is never revoked here.
 4. A node that lost its next key shows another one, a few times; each is on record. It has to prove its host key for
@@ -26,7 +26,7 @@ from fairlead.nodes import user_keys
 from fairlead.nodes.directory import Directory
 from fairlead.nodes.node import Node
 from fairlead.nodes.records import KEYS, NODES, KeyEntry, encode, key_from, node_from
-from fairlead.nodes.user_keys import FORWARD, WANTED, Due, Step, Wanted, encode_wanted, wanted_from
+from fairlead.nodes.user_keys import FORWARD, WANTED, Due, Keys, Step, Wanted, due, encode_wanted, wanted_from
 from fairlead.store.fence import Fence, unfenced
 from fairlead.store.protocol import Absent, Compare, Operation, Outcome, Put, Record, StoreUnavailable, Unchanged
 from fairlead.users.keys import USER_KEYS
@@ -134,10 +134,11 @@ class Succession:
                     return
                 raise _used(key)
             compare, then, changed = await self._instead(node, rotation)
-            if node.last_key and changed is node:
-                raise Refused("FL-KEY-ROTATION", f"{node.name} has not ended the rotation before this one",
-                              "it does so when it says that it uses its key")
             if changed is node:
+                keys = Keys(node, await self._brought(node.user_key))
+                if due(keys, asked, used=False, settled=False) != "ask":
+                    raise Refused("FL-KEY-ROTATION", f"{node.name} is not to bring a key now",
+                                  "it has changed or joined since, or has to end the rotation before this one first")
                 changed = user_keys.registered(node, key.line)
             else:  # it has lost the one that it had shown
                 self._replaced[node.id, rotation] += 1
@@ -164,6 +165,11 @@ class Succession:
                 return ([Unchanged(record.key, record.revision)],
                         [Put(record.key, encode(user_keys.revoked(key_from(record.value))))], without)
         return [], [], node
+
+    async def _brought(self, line: str) -> str:
+        """The rotation, or the token, that brought a key."""
+        record = await self._store.get(KEYS + PublicKey.from_line(line).fingerprint)
+        return key_from(record.value).token_id if record is not None else ""
 
     async def carry_out(self, dues: Iterable[tuple[str, Due]], by: str) -> int:
         """Do what is due for nodes, by their ids; how many were done. What has changed meanwhile is left for the next

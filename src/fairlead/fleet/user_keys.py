@@ -7,8 +7,8 @@ Rules, and what each stops:
 2. That an engine uses its key counts only when it says so on a link that has proven that very key: who has a key that
    is about to be retired cannot bring the retirement about, nor hold it up for long (`controller.user_keys`).
 3. Everything is said again until it is so, and from the directory as it is then. A lost message changes nothing.
-4. An engine has one registration under way, and is told of the same revoked keys once: it cannot make this Controller
-   work or talk without end.
+4. An engine has one registration under way, for a key that it was asked for, and is told of the same revoked keys once:
+   it cannot make this Controller work or talk without end.
 """
 
 import asyncio
@@ -126,7 +126,8 @@ class EngineKeys:
         node = self._directory.nodes.get(node_id)
         match message:
             case NextKey(rotation=rotation) if node is not None and node_id not in self._registering and (
-                    self.wanted is not None and self.wanted.rotation == rotation):
+                    self.wanted is not None and self.wanted.rotation == rotation) and (
+                    self._asks(node) or message.key == node.next_key):
                 offer = Offer(message.key, message.user_proof, message.host_proof)
                 self._registering[node_id] = self._later(self._take(node, rotation, offer))
             case UsingKey(fingerprint=fingerprint, held=held) if node is not None:

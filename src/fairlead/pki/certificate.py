@@ -29,7 +29,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from fairlead.base.clock import DAY, HOUR, SECOND
+from fairlead.base.clock import DAY, HOUR, SECOND, rfc3339
 from fairlead.base.errors import OperatorError, Refused
 from fairlead.keys.wire import sha256
 
@@ -82,7 +82,7 @@ def server_profile(root: x509.Certificate, name: str, addresses: Iterable[str], 
                    serial: int, now: int) -> x509.CertificateBuilder:
     """A TLS server's certificate under *root*, not yet signed: good for *name* and every one of *addresses*.
 
-    Never valid for longer than *root*. Raises OperatorError FL-ADDRESS-NAME.
+    Never valid for longer than *root*. Raises OperatorError FL-ADDRESS-NAME, FL-CERT-EXPIRED.
     """
     return _leaf(root, [x509.DNSName(name), *(_address(a) for a in addresses)], [ExtendedKeyUsageOID.SERVER_AUTH],
                  key, serial, now)
@@ -92,7 +92,7 @@ def member_profile(root: x509.Certificate, cluster_uuid: UUID, node: str, intern
                    key: EllipticCurvePublicKey, serial: int, now: int) -> x509.CertificateBuilder:
     """An etcd member's certificate under *root*, not yet signed; *node* is a checked node name.
 
-    Raises OperatorError FL-ADDRESS-NAME when *internal_address* is no IP address.
+    Raises OperatorError FL-ADDRESS-NAME when *internal_address* is no IP address, FL-CERT-EXPIRED.
     """
     address = _address(internal_address)
     label = _address(node)
@@ -105,15 +105,24 @@ def member_profile(root: x509.Certificate, cluster_uuid: UUID, node: str, intern
 
 def client_profile(root: x509.Certificate, cluster_uuid: UUID, key: EllipticCurvePublicKey, serial: int,
                    now: int) -> x509.CertificateBuilder:
-    """The certificate of a client of etcd under *root*, not yet signed. It serves nothing and is no member."""
+    """The certificate of a client of etcd under *root*, not yet signed. It serves nothing and is no member.
+
+    Raises OperatorError FL-CERT-EXPIRED.
+    """
     return _leaf(root, [x509.DNSName(store_name(cluster_uuid))], [ExtendedKeyUsageOID.CLIENT_AUTH], key, serial,
                  now)
 
 
 def _leaf(root: x509.Certificate, names: Sequence[x509.GeneralName], usages: Sequence[x509.ObjectIdentifier],
           key: EllipticCurvePublicKey, serial: int, now: int) -> x509.CertificateBuilder:
-    """The subject is the first of *names*, which is a DNS name."""
-    last = min(now + SERVER_LIFETIME, microseconds(root.not_valid_after_utc))
+    """The subject is the first of *names*, which is a DNS name. Raises OperatorError FL-CERT-EXPIRED below a root that
+    is over: what it issues would be over, too.
+    """
+    end = microseconds(root.not_valid_after_utc)
+    if end <= now:
+        raise OperatorError("FL-CERT-EXPIRED", f"the root CA has ended at {rfc3339(end)}, and issues nothing any more",
+                            "`fairlead rotate start root-ca`")
+    last = min(now + SERVER_LIFETIME, end)
     root_key = root.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     return (dated(_name(names[0].value), root.subject, key, serial, now - BACK_DATED, last)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)

@@ -17,6 +17,7 @@ from fairlead.enrol.bundle import Bundle
 from fairlead.enrol.exchange import Core, Submission, believe
 from fairlead.enrol.redeem import Enrolment
 from fairlead.keys.ssh import PrivateKey, PublicKey
+from fairlead.link.keys import NEXT
 from fairlead.nodes import records
 from fairlead.nodes.node import Endpoint, Node
 from fairlead.nodes.records import KeyEntry, NameEntry
@@ -229,6 +230,18 @@ async def test_a_question_about_engines_is_passed_on_with_the_name_that_the_key_
     lying = Peer(two.peer().node_id, "ctl-1", "controller", "avictlruser", "active", "")
     assert (await one.desk.answer(lying, "engine-linked", {}))["asking"] == "ctl-2", "the directory's name counts"
     assert await refusal(one.desk.answer(two.peer(), "engines", {})) == "FL-PEER-QUESTION"
+
+
+async def test_whoever_has_nothing_to_say_but_that_it_is_done_has_answered(seats: tuple[Seat, Seat]) -> None:
+    """As a next key is taken: what a follower hands over is not refused afterwards."""
+    class Done:
+        async def answer(self, asking: Node, op: str, fields: dict[str, Any]) -> dict[str, Any] | None:
+            return {} if op == NEXT else None
+
+    one, two = seats
+    one.desk = replace(one.desk, engines=Done())
+    assert await two.ask("ctl-1", NEXT) == {}
+    assert await refusal(two.ask("ctl-1", "else")) == "FL-PEER-QUESTION"
 
 
 @pytest.mark.parametrize("fields", [{}, {"token_id": 7, "by": None}, {"token_id": ["x"]}])

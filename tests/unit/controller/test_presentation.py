@@ -13,7 +13,8 @@ from fairlead.api.configuration import CERTIFICATE, CHANNEL_CERTIFICATE, PORTAL_
 from fairlead.base.clock import DAY
 from fairlead.controller import secrets
 from fairlead.controller.secrets import Certified
-from fairlead.nodes.node import Node
+from fairlead.controller.settings import ControllerSettings
+from fairlead.nodes.node import Endpoint, Node
 from fairlead.nodes.records import NODES, encode
 from fairlead.pki.authority import Authority
 from fairlead.pki.certificate import der_of, portal_name
@@ -121,6 +122,28 @@ async def test_the_apis_certificate_is_made_anew_by_itself(tmp_path: Path) -> No
             await ground.presentation.follow()
             assert api.current.certificate_der != shown
             assert ground.presentation.problems == []
+
+
+async def test_a_controller_that_moves_below_a_root_that_is_over_presents_what_it_has(tmp_path: Path) -> None:
+    """While it runs, and when it starts again."""
+    def elsewhere() -> Endpoint:
+        return ControllerSettings(addresses=["192.0.2.11"]).endpoint
+
+    async with grounded(tmp_path) as ground:
+        channel, api = await ground.presentation.load()
+        before = (channel.current.certificate_der, api.current.certificate_der)
+        ground.pass_days(3651)
+        ground.renewal.endpoint = ground.presentation.endpoint = elsewhere
+        await ground.renew()
+        await ground.presentation.follow()
+        assert (channel.current.certificate_der, api.current.certificate_der) == before
+    async with grounded(tmp_path, ground.clock) as again:
+        again.renewal.endpoint = again.presentation.endpoint = elsewhere
+        await again.renew()
+        channel, api = await again.presentation.load()
+        assert (channel.current.certificate_der, api.current.certificate_der) == before
+        await again.look()
+        assert any("`fairlead rotate start root-ca`" in line for line in again.expiring.problems)
 
 
 async def test_nothing_is_mended_by_naming_another_one(tmp_path: Path) -> None:

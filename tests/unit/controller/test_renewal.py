@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -15,7 +17,8 @@ from fairlead.enrol.exchange import Submission, believe
 from fairlead.pki.certificate import SERVER_LIFETIME, covers, der_of, portal_name
 from fairlead.pki.expiry import life
 from fairlead.portal.listener import RECOGNISED_FOR, Identity, Presented
-from fairlead.store.protocol import Delete, Exists, Put
+from fairlead.rotation import phases
+from fairlead.store.protocol import Delete, Exists, Outcome, Put
 from tests.unit.controller.ground import CHANNEL, Ground, grounded
 from tests.world import Machine, open_world, refusal
 
@@ -141,6 +144,34 @@ async def test_a_rotation_that_is_under_way_is_not_disturbed(tmp_path: Path) -> 
         await ground.store.transact([], [Delete("rotation/now")])
         await ground.renew()
         assert len(await ground.events()) == 2
+
+
+def rotation(phase: phases.Phase) -> Put:
+    return Put("rotation/now", phases.encode(phases.Rotation("r1", "api", "admin", 0, 0, phase, 0)))
+
+
+async def test_a_rotation_that_is_to_start_later_holds_nothing_up(tmp_path: Path) -> None:
+    """It may be scheduled a year ahead: certificates would end meanwhile."""
+    async with grounded(tmp_path) as ground:
+        ground.pass_days(LAST_DAYS + 1)
+        await ground.store.transact([], [rotation("scheduled")])
+        await ground.renew()
+        assert len(await ground.events()) == 2
+
+
+async def test_a_rotation_that_begins_at_the_same_moment_is_not_disturbed(tmp_path: Path) -> None:
+    async with grounded(tmp_path) as ground:
+        before, log = await channel(ground), ground.audit
+
+        async def begun(*change: Any) -> Outcome:
+            await ground.store.transact([], [rotation("stage")])
+            return await log.append_with(*change)
+
+        ground.renewal.audit = cast("Any", SimpleNamespace(append_with=begun))
+        ground.pass_days(LAST_DAYS + 1)
+        await ground.store.transact([], [rotation("scheduled")])
+        await ground.renew()
+        assert (await channel(ground), await ground.events()) == (before, [])
 
 
 async def test_below_a_root_that_ends_there_is_no_end_of_renewing(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """The rotation of user keys from the leader's side: who is waited for, who is not, what leads back, who goes on."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -36,8 +36,9 @@ from fairlead.link.messages import (
 from fairlead.nodes import records
 from fairlead.nodes.node import Node
 from fairlead.nodes.records import KeyEntry
+from fairlead.nodes.user_keys import Due
 from fairlead.rotation.phases import Phase, Rotation
-from fairlead.store.protocol import Put
+from fairlead.store.protocol import Put, StoreUnavailable
 from fairlead.transport.peer import Peer
 from fairlead.transport.tunnel import Tunnel
 from tests.unit.transport.world import until
@@ -315,6 +316,34 @@ async def test_a_node_that_was_off_keeps_its_key_until_it_has_changed_it(house: 
     assert house.node(engine).user_keys == (engine.in_use.public.line,)
 
 
+async def test_what_a_store_that_was_away_did_not_take_is_done_when_it_is_back(
+        house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that was late retires its key while the store does not answer, and nobody says anything afterwards."""
+    monkeypatch.setattr(module, "TURN_S", 0.01)
+    engine = await house.engine("se-1", here=False)
+    before, carry_out, failed, away = engine.in_use, house.succession.carry_out, list[str](), True
+
+    async def carried_out(dues: Sequence[tuple[str, Due]], by: str) -> int:
+        if away and "retire" in [what for _, what in dues]:
+            failed.append(by)
+            raise StoreUnavailable("it is away")
+        return await carry_out(dues, by)
+
+    house.world.clock.set(10)
+    await house.through(*FORWARD)
+    house.begin(house.nodes.lead())
+    await until(lambda: not house.keys.moved.is_set())
+    monkeypatch.setattr(house.succession, "carry_out", carried_out)
+    engine.here = True
+    await house.come(engine)
+    await until(lambda: bool(failed))
+    await asyncio.sleep(0.2)  # all that the engine says is said
+    assert house.state(before) == "active"
+    away = False
+    await until(lambda: not house.nodes.late())
+    assert house.state(before) == "revoked"
+
+
 async def test_a_node_that_leaves_before_the_cut_is_late_and_ends_it_when_it_comes_back(house: House) -> None:
     engine = await house.engine("se-1")
     before = engine.in_use
@@ -409,6 +438,33 @@ async def test_attack_an_engine_shows_somebody_else_s_key(house: House) -> None:
     await until(lambda: bool(house.keys.standing([engine.node.id]).troubles))
     assert "FL-KEY-PROOF" in house.keys.standing([engine.node.id]).troubles[engine.node.id]
     assert house.node(engine).next_key == house.node(other).next_key == ""
+
+
+async def test_attack_an_engine_shows_keys_that_it_was_not_asked_for(house: House) -> None:
+    """The leader is not even troubled with them; one that it has shown already may be shown again."""
+    engine, registered = await house.engine("se-1"), list[str]()
+
+    async def register(node: Node, rotation: str, offer: Offer) -> None:
+        registered.append(offer.key)
+        await house.nodes.register(node, rotation, offer)
+
+    async def show(key: PrivateKey) -> None:
+        offer = next_key.offer(house.world.cluster_uuid, engine.node.id, "r1", key, engine.machine.host)
+        await house.keys.heard(engine.node.id, NextKey(rotation="r1", key=offer.key, user_proof=offer.user_proof,
+                                                       host_proof=offer.host_proof))
+        await asyncio.sleep(0.05)
+
+    house.world.clock.set(10)
+    await house.through("stage", "distribute")
+    house.keys._register = register
+    await show(engine.held[-1])
+    assert registered == [house.node(engine).next_key]
+    await show(PrivateKey.generate())
+    assert len(registered) == 1
+    await house.through("acknowledge", "cut-over", "retire")
+    await show(PrivateKey.generate())
+    assert len(registered) == 1
+    assert house.node(engine).user_keys == (engine.in_use.public.line,)
 
 
 async def test_a_key_of_a_rotation_that_went_back_is_dropped_and_another_one_made(house: House) -> None:

@@ -154,6 +154,32 @@ async def test_a_node_that_lost_its_next_key_shows_another_a_few_times(story: St
     assert story.node.user_keys == (keys[-2].public.line, story.machine.user.public.line)
 
 
+async def test_attack_an_engine_that_has_changed_brings_key_after_key(story: Story) -> None:
+    """The rotation is the newest still, for nodes that were off: each turn would leave a key and records for ever."""
+    new = PrivateKey.generate()
+    await story.succession.want("r1", "next", "admin")
+    await story.offer(new)
+    await story.succession.want("r1", "retire", "admin")
+    for step in ("use", "retire"):
+        await story.succession.carry_out([(story.node_id, step)], "ctl-1")
+    before = await story.world.revision()
+    assert await refusal(story.offer(PrivateKey.generate())) == "FL-KEY-ROTATION"
+    assert await story.world.revision() == before
+    assert story.node.user_keys == (new.public.line,)
+    await story.offer(new)  # the answer was lost
+    assert await story.world.revision() == before
+
+
+async def test_attack_an_engine_that_joined_since_brings_a_key_that_nobody_wants(story: Story) -> None:
+    await story.succession.want("r1", "next", "admin")
+    story.world.clock.set(200)
+    story.machine = Machine()
+    story.node_id = (await story.world.join("se-2", story.machine)).id
+    before = await story.world.revision()
+    assert await refusal(story.offer(PrivateKey.generate())) == "FL-KEY-ROTATION"
+    assert await story.world.revision() == before
+
+
 async def test_what_was_dropped_gives_way_to_the_rotation_before(story: Story) -> None:
     first = await story.succession.want("r1", "next", "admin")
     await story.succession.want("r1", "retire", "admin")

@@ -1,6 +1,7 @@
 """What our certificates say, read back by our own code; `test_authority` asks OpenSSL."""
 
 import time
+from functools import partial
 from uuid import UUID
 
 import pytest
@@ -38,6 +39,16 @@ def test_lifetimes_are_back_dated_and_never_longer_than_the_roots() -> None:
     assert validity(der_of(root.issue_api(CLUSTER, [], NOW).certificate_pem)) == (NOW - HOUR, NOW + 397 * DAY)
     late = NOW + 3600 * DAY
     assert validity(der_of(root.issue_api(CLUSTER, [], late).certificate_pem)) == (late - HOUR, NOW + 3650 * DAY)
+
+
+@pytest.mark.parametrize("late", [0, 1, 3600, 7200])
+def test_a_root_that_is_over_issues_nothing_and_says_why(late: int) -> None:
+    root, now = Authority.create(CLUSTER, NOW), NOW + 3650 * DAY + late * SECOND
+    for issue in (partial(root.issue_portal, CLUSTER, [], now), partial(root.issue_api, CLUSTER, [], now),
+                  partial(root.issue_client, CLUSTER, now)):
+        with pytest.raises(OperatorError, match="the root CA has ended") as refused:
+            issue()
+        assert (refused.value.code, refused.value.remedy) == ("FL-CERT-EXPIRED", "`fairlead rotate start root-ca`")
 
 
 def test_serials_are_random_and_keys_new() -> None:
