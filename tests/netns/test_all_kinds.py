@@ -101,7 +101,7 @@ def test_2_an_engine_that_was_off_during_all_of_them_comes_back_and_a_thief_does
     until(lambda: town["ctl-1"].node(SLEEPER)["state"] == "down", "it is seen to be gone")
     left = list(KINDS)
     while left:
-        begun = one_of(*(lambda kind=kind, at=at: start(town, at, kind, patience_s=PATIENCE_S)
+        begun = one_of(town, *(lambda kind=kind, at=at: start(town, at, kind, patience_s=PATIENCE_S)
                          for kind, at in zip([*left, *left], ALL, strict=False)))
         left.remove(begun["kind"])
         done = over(town, "ctl-1", begun)

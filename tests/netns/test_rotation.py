@@ -150,7 +150,7 @@ def test_6_it_is_called_off_in_each_phase(town: Town, phase: str) -> None:
 
 
 def test_7_of_two_that_are_asked_for_at_once_one_begins(town: Town) -> None:
-    begun = one_of(lambda: start(town, "ctl-1"), lambda: start(town, "ctl-2"))
+    begun = one_of(town, lambda: start(town, "ctl-1"), lambda: start(town, "ctl-2"))
     assert over(town, "ctl-3", begun)["outcome"] == "done"
 
 

@@ -313,8 +313,9 @@ class Engine:
         self._later(self._witness(controller, head))
 
     async def _witness(self, controller: PlanController, head: str) -> None:
-        try:
-            news = await self.witness_of.take(head, controller.name, *controller.host_keys)
+        keys = next((c.host_keys for c in self._controllers() if c.node_id == controller.node_id), ())
+        try:  # by the keys of now: the link may have begun with those of before
+            news = await self.witness_of.take(head, controller.name, *keys)
         except FairleadError as error:
             log.warning("audit.head-refused", controller=controller.name, code=error.code, reason=error.message)
             return

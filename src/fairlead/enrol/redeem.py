@@ -331,7 +331,6 @@ class Enrolment:
                           "somebody, or a proxy that terminates TLS, is in between; connect to the portal directly")
         if claim.anchor_hash.hex() != token.anchor_hash:
             raise Refused("FL-JOIN-ANCHOR", "the bundle's anchor is not the token's", "import the bundle as exported")
-        await self._check_in_anchor(claim.anchor_hash, asked)
         if claim.role != token.role:
             raise Refused("FL-JOIN-ROLE", f"this bundle is for the role {token.role}, not {claim.role}",
                           f"export one with --role {claim.role}")
@@ -348,6 +347,7 @@ class Enrolment:
         keys_hash = claim.keys_hash.hex()
         match states.judge_exchange(token, keys_hash, now, self.office.margin):
             case Step.RESERVE:
+                await self._check_in_anchor(claim.anchor_hash, asked)
                 try:
                     return await self._reserve(stored, token, claim, now, source)
                 except Refused:
@@ -356,6 +356,7 @@ class Enrolment:
                         raise
                     return None  # what was in the way is this token's own reservation: decide again
             case Step.REPEAT:
+                await self._check_in_anchor(claim.anchor_hash, asked)
                 return await self._repeat(token, claim, now)
             case Step.EXPIRE:
                 if not await self._end(stored, token, "expired", _expiry_event(token), "clock"):
@@ -376,10 +377,19 @@ class Enrolment:
                 raise states.used(token.used_by, rfc3339(token.used_at))
 
     async def _check_in_anchor(self, digest: bytes, asked: "Asked") -> None:
-        """A Controller that the bundle does not name answers nothing: its signature would not be believed."""
+        """A Controller that the bundle does not name brings no core: its signature would not be believed. One that it
+        names may; where there is none any more, because their keys have changed, the bundle leads nowhere.
+        """
         stored = await self.anchor(digest)
-        if stored is not None and asked.host_key not in decode_anchor(stored, digest).host_keys(asked.name):
-            raise StoreUnavailable("the bundle does not name this Controller")
+        if stored is None:
+            return
+        named = decode_anchor(stored, digest)
+        if asked.host_key in named.host_keys(asked.name):
+            return
+        if not any(named.host_keys(c.name).intersection(c.host_keys) for c in self._directory.controllers()):
+            raise Refused("FL-JOIN-ANCHOR", "the bundle names none of the host keys that the Controllers have by now",
+                          "export another one")
+        raise StoreUnavailable("the bundle does not name this Controller")
 
     async def _reserve(self, stored: Record, token: TokenRecord, claim: Claim, now: int, source: str) -> Core | None:
         compare: list[Compare] = [

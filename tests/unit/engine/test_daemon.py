@@ -8,6 +8,7 @@ import pytest
 from fairlead.base.clock import LAST_INSTANT, SECOND, rfc3339
 from fairlead.base.errors import OperatorError, Refused
 from fairlead.engine.daemon import Engine
+from fairlead.keys.ssh import PrivateKey, PublicKey
 from fairlead.link.messages import Plan, PlanController
 from tests.world import ManualClock
 
@@ -24,10 +25,28 @@ def test_attack_a_time_at_the_end_of_time_can_still_be_written_down(said: int, l
     assert rfc3339(Engine.store_time(engine))
 
 
+def controller(host_key: str) -> PlanController:
+    return PlanController(node_id="1", name="ctl-1", addresses=["192.0.2.1"], ssh_port=22, portal_port=8443,
+                          internal_address="127.64.0.1", host_key=host_key, user_key="u")
+
+
+async def test_a_head_is_judged_by_the_keys_of_now_on_a_link_of_before() -> None:
+    """Host keys change under links that stand; a Controller's heads are worth keeping all the same."""
+    before, now = (PrivateKey.generate().public.line for _ in range(2))
+    taken: list[tuple[PublicKey, ...]] = []
+
+    async def take(_: str, name: str, *keys: PublicKey) -> str:
+        taken.append(keys)
+        return ""
+
+    engine: Any = SimpleNamespace(witness_of=SimpleNamespace(take=take), _controllers=lambda: [controller(now)])
+    await Engine._witness(engine, controller(before), "head")
+    assert taken == [(PublicKey.from_line(now),)]
+
+
 async def test_pins_of_before_give_way_to_the_statement_that_was_kept_without_its_plan() -> None:
     """As when the engine ended between the two writes: no other statement comes, so nothing else would mend it."""
-    known = PlanController(node_id="1", name="ctl-1", addresses=["192.0.2.1"], ssh_port=22, portal_port=8443,
-                           internal_address="127.64.0.1", host_key="old", user_key="u")
+    known = controller("old")
     stated = SimpleNamespace(node_id="1", host_key="new", next_host_key="")
     wanted: list[list[PlanController]] = []
 

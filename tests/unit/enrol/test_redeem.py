@@ -112,6 +112,24 @@ async def test_a_lost_reply_costs_nothing(world: World) -> None:
     assert await world.revision() == before
 
 
+async def test_a_bundle_of_before_the_host_keys_changed_is_refused_with_the_reason(world: World) -> None:
+    (used, _, _), bundle, new = await joined(world), await world.export(), PrivateKey.generate()
+    office = world.enrolment.office
+
+    def known_by(**keys: str) -> None:
+        world.directory.nodes[world.controller.id] = replace(world.controller, **keys)  # type: ignore[arg-type]
+
+    world.enrolment.office = replace(office, host_key=lambda: new)
+    known_by(next_host_key=new.public.line)
+    assert await refusal(world.exchange(bundle, Machine(), "se-2")) == "FL-STORE", "another may show the old one"
+    known_by(host_key=new.public.line)
+    assert await refusal(world.exchange(bundle, Machine(), "se-2")) == "FL-JOIN-ANCHOR"
+    assert await refusal(world.exchange(used, Machine(), "se-3")) == "FL-JOIN-CONFLICT", "a thief is noticed"
+    known_by()
+    world.enrolment.office = office
+    assert (await world.exchange(bundle, Machine(), "se-2")).result == "reserved"
+
+
 async def test_commit(world: World) -> None:
     bundle, machine, core = await reserved(world)
     world.clock.set(5)

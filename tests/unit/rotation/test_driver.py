@@ -278,6 +278,20 @@ async def test_asked_for_again_under_its_id_it_is_the_same(ground: Ground) -> No
     assert (await ground.start(name="abc")).outcome == "done"
 
 
+async def test_asked_for_again_while_the_first_time_is_slow_it_is_the_same(
+        ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store took it after it had been looked for."""
+    begun = await ground.start(name="abc")
+
+    async def nothing(_: str) -> None:
+        return None
+
+    monkeypatch.setattr(ground.driver._ledger, "named", nothing)
+    assert await ground.start(name="abc") == begun
+    with pytest.raises(Refused, match="under way"):
+        await ground.start(name="def")
+
+
 async def test_a_bundle_that_is_used_while_it_is_revoked_stops_nothing(ground: Ground) -> None:
     async def used(token_id: str, by: str) -> None:
         raise Refused("FL-TOKEN-REDEEMED", f"{token_id} {by}")

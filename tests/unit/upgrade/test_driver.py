@@ -245,6 +245,19 @@ async def test_back_after_one_that_halted_and_was_applied_again(house: House) ->
     assert (await house.driver.back(Wish(), "jane")).version == "1.0.0"
 
 
+async def test_asked_for_again_while_the_first_time_is_slow_it_is_the_same(
+        house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = await house.driver.start("image-1", Wish(), "jane", name="abc")
+
+    async def nothing(_: str) -> None:
+        return None
+
+    monkeypatch.setattr(house.driver._ledger, "named", nothing)
+    assert await house.driver.start("image-1", Wish(), "jane", name="abc") == begun
+    with pytest.raises(Refused, match="under way"):
+        await house.driver.start("image-1", Wish(), "jane", name="def")
+
+
 async def test_back_in_the_midst_of_one_ends_it(house: House) -> None:
     await house.start()
     one = await house.now()
