@@ -154,7 +154,7 @@ class Bringing:
         handle = await asyncio.to_thread(self._images.open, sha256)
         began = self._clock.monotonic()
         try:
-            verified = await asyncio.to_thread(self._verify, handle, root, seen, await self._now())
+            verified = await asyncio.to_thread(self._judged, handle, root, seen, await self._now())
             if verified.sha256 != sha256:
                 raise Refused("FL-IMAGE-HASH", f"the file {sha256} has other bytes by now", "have it brought again")
             # but for the counter: it counts once the version has proved itself (`upgrade.versions`)
@@ -170,6 +170,18 @@ class Bringing:
         self.moved = Moved(self.moved.bytes, self.moved.files, self._clock.monotonic() - began)
         self._keep_open(sha256, handle)
         return verified
+
+    def _judged(self, handle: int, root: bytes, seen: Seen, now: int) -> Verified:
+        """As `verify`. What that did not foresee is a refusal, too: no file that somebody made ends a daemon."""
+        try:
+            return self._verify(handle, root, seen, now)
+        except FairleadError:
+            raise
+        except Exception as error:
+            kind = type(error).__name__
+            log.exception("image.unforeseen", error=kind)
+            raise Refused("FL-INTERNAL", f"its verification ended by a fault of ours: {kind}",
+                          "the log says more; report it, with the file") from None
 
     def _keep_open(self, sha256: str, handle: int) -> None:
         if (before := self._open.pop(sha256, None)) is not None:

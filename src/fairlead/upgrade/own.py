@@ -299,6 +299,11 @@ class OwnUpgrade:
                 self.changed()
             else:
                 self._end(self._job, "failed", f"{error.message} [{error.code}]")
+        except Exception as error:  # a bundle that nobody foresaw ends this upgrade, and not what runs
+            assert self._job is not None
+            kind = type(error).__name__
+            log.exception("upgrade.failed", upgrade=order.id, version=order.version, code="FL-INTERNAL", error=kind)
+            self._end(self._job, "failed", f"it ended by a fault of ours, {kind}: the log says more [FL-INTERNAL]")
         finally:
             self._fetching = ""
 

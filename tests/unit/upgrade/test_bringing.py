@@ -169,6 +169,18 @@ async def test_a_compromised_controllers_own_bundle_is_refused_by_the_pinned_roo
     assert house.versions.root() == GOOD.roots[0]
 
 
+async def test_attack_a_bundle_over_which_this_software_stumbles_is_refused_and_not_kept(
+        house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stumbles(*_: Any) -> Any:
+        raise ValueError("negative count")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(house.bringing, "_verify", stumbles)
+        assert await refused(house) == "FL-INTERNAL"
+    assert house.images.have(SHA) == 0
+    await house.bringing.bring(SHA, len(BUNDLE))
+
+
 async def test_nothing_is_fetched_without_a_root_and_nothing_older_than_what_was_seen_is_kept(
         house: House, tmp_path: Path) -> None:
     house.versions.remember(Seen(root=1, timestamp=8, snapshot=8, targets=8, counter=3))

@@ -37,7 +37,7 @@ class Taking:
 
     def __init__(self) -> None:
         self.bundle = Bundle(manifest())
-        self.fails: FairleadError | None = None
+        self.fails: Exception | None = None
         self.unfit: FairleadError | None = None
         self.swapped: Bundle | None = None
         self.brought = 0
@@ -183,6 +183,19 @@ async def test_what_passes_is_tried_again_when_it_is_asked_again(node: Node, cod
         while node.own.report().state != "switching":
             node.own.want(ORDER)
             await asyncio.sleep(0.005)
+
+
+async def test_attack_a_bundle_over_which_this_software_stumbles_ends_that_upgrade_and_not_the_node(node: Node) -> None:
+    node.taking.fails = ValueError("negative count")
+    node.own.want(ORDER)
+    await node.until("failed")
+    assert "ValueError: the log says more [FL-INTERNAL]" in node.own.report().why
+    node.own.want(ORDER)
+    await asyncio.sleep(0.02)
+    assert (node.taking.brought, node.restarts, node.tasks[-1].done()) == (1, 0, False)
+    node.taking.fails = None
+    node.own.want(replace(ORDER, id="a2"))
+    await node.until("switching")
 
 
 async def test_another_order_waits_for_the_end_of_a_trial(node: Node) -> None:

@@ -192,6 +192,14 @@ def test_attack_endless_data_is_not_read() -> None:
     assert caught.value.code == "FL-UPGRADE-FORMAT"
 
 
+@pytest.mark.parametrize("at", range(len(OURS.parts())))
+def test_attack_a_length_below_zero_is_no_length(at: int) -> None:
+    """As a size that is none would be written: a header that agrees with itself."""
+    name, data = (parts := OURS.parts())[at]
+    assert b"-0000000001\0" in header(name, -1)
+    assert "as it is written" in refused(packed(parts[:at])[:-len(END)] + header(name, -1) + data, "FORMAT")
+
+
 # -- roots ------------------------------------------------------------------------------------------------------------
 
 def test_a_chain_of_roots_is_followed_from_each_that_is_pinned() -> None:
