@@ -396,7 +396,8 @@ class OwnUpgrade:
 
     def _load(self) -> _Job | None:
         try:
-            return _Job.model_validate_json(files.read_private(self._file))
+            job = _Job.model_validate_json(files.read_private(self._file))
+            return job.model_copy(update={"why": _words(job.why)})  # one that is too long was once written
         except FileNotFoundError:
             return None
         except (ValidationError, OperatorError) as error:  # what was tried once may be tried once more
@@ -405,4 +406,4 @@ class OwnUpgrade:
 
 
 def _words(text: str) -> str:
-    return printable(text, MOST_WORDS)
+    return printable(text, MOST_WORDS)[:MOST_WORDS]  # what is escaped becomes longer

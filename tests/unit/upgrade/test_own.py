@@ -1,6 +1,7 @@
 """A node changes its own version: to what it has verified and what fits, once, and back only where it came from."""
 
 import asyncio
+import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -183,6 +184,19 @@ async def test_what_passes_is_tried_again_when_it_is_asked_again(node: Node, cod
         while node.own.report().state != "switching":
             node.own.want(ORDER)
             await asyncio.sleep(0.005)
+
+
+async def test_attack_words_that_become_longer_when_they_are_escaped_end_no_node(node: Node) -> None:
+    """Of a Controller, say. They are on disk then, and have to be said after every start."""
+    node.taking.fails = Refused("FL-X", "\x01" * 1000)
+    node.own.want(ORDER)
+    await node.until("failed")
+    said = node.own.report().why
+    assert said.startswith("\\x01")
+    assert node.start().report().why == said
+    file = node.state / module.FILE
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"why": "x" * 3003}))
+    assert node.start().report().why == "x" * module.MOST_WORDS, "as it was once written"
 
 
 async def test_attack_a_bundle_over_which_this_software_stumbles_ends_that_upgrade_and_not_the_node(node: Node) -> None:
