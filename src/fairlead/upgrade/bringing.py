@@ -12,6 +12,7 @@ Rules, and the attack each stops:
 5. A bundle that is refused is not kept.
 6. Slow retrieval: a turn at one Controller has an end, and whoever gives little in it is not asked again before the
    others. A Controller that drips, in one turn or in many, keeps nobody from what another one gives.
+7. A Controller's refusal is that it does not give, whichever code it names: it is taken for no fault of this node's.
 
 All of it goes on where it was: after a cut, a restart, a full disk.
 """
@@ -27,7 +28,7 @@ from typing import Protocol
 import structlog
 
 from fairlead.base.clock import Clock
-from fairlead.base.errors import FairleadError, OperatorError, Refused
+from fairlead.base.errors import FairleadError, OperatorError, Refused, printable
 from fairlead.link import frames
 from fairlead.link.images import SUBSYSTEM, VERSION, Incoming, Want
 from fairlead.transport.channel import Channel
@@ -295,8 +296,8 @@ class _Asked:
             data = incoming.feed(data)
             if incoming.have is None:
                 continue
-            if incoming.have.code:
-                raise Refused(incoming.have.code, incoming.have.words)
+            if incoming.have.code:  # its code is its own: to this node it would speak of this node's disk, say
+                raise Refused("FL-IMAGE-UNKNOWN", f"the Controller gives none: {printable(incoming.have.words, 300)}")
             if incoming.have.size != size:
                 raise Refused("FL-IMAGE-SIZE", f"the Controller has {incoming.have.size} bytes, {size} are wanted")
             patience_s = SILENT_S
