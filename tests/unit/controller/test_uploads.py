@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
@@ -290,6 +291,15 @@ async def test_a_root_that_no_message_could_carry_is_not_pinned(tmp_path: Path) 
         largest = OURS.root(unrecognized_fields={"more": "x" * room})
         await house.trust.pin(largest, "admin")
         UpgradeRoot(root=largest.decode())
+
+
+async def test_what_a_newer_version_keeps_beside_what_was_seen_stays(house: House) -> None:
+    later = Seen(root=1).encode()[:-1] + b',"later":{"x":1}}'
+    await house.ground.store.transact([], [Put(SEEN, later)])
+    assert await house.trust.merge(Seen(timestamp=9)) == Seen(root=1, timestamp=9)
+    kept = await house.ground.store.get(SEEN)
+    assert kept is not None
+    assert json.loads(kept.value)["later"] == {"x": 1}
 
 
 async def test_only_a_chain_leads_to_another_root_for_all(house: House) -> None:

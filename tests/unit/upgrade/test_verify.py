@@ -466,7 +466,10 @@ def test_what_was_seen_only_rises() -> None:
     assert low.merged(high) == high.merged(low) == Seen(2, 9, 3, 3, 4)
     assert Seen.decode(low.encode()) == low
     for bad in (b"", b"{}", b"[]", low.encode().replace(b"9", b"-9"), low.encode().replace(b"9", b"true"),
-                low.encode().replace(b"9", b"9.0"), low.encode()[:-1] + b',"x":1}', b"[" * 100_000):
+                low.encode().replace(b"9", b"9.0"), low.encode().replace(b"root", b"roof"), b"[" * 100_000):
         with pytest.raises(ValueError):
             Seen.decode(bad)
+    newer = low.encode()[:-1] + b',"x":{"y":1}}'
+    assert Seen.decode(newer) == low
+    assert json.loads(high.encode(newer)) == json.loads(high.encode()) | {"x": {"y": 1}}
     assert len(fields(Seen)) == 5
