@@ -15,7 +15,7 @@ Rules, and what each stops:
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -91,6 +91,8 @@ class Standing(Protocol):
     def why(self) -> str: ...
     @property
     def wanted(self) -> str: ...
+    @property
+    def history(self) -> Sequence[Mapping[str, str]]: ...
 
 
 class Keeping(Protocol):
@@ -142,6 +144,13 @@ class _Job(BaseModel):
     since: int = 0
     seconds: float = 0.0
     bytes: int = 0
+    last: dict[str, str] = {}
+    """What came last in the history before the switch."""
+
+    def was_tried(self, history: Sequence[Mapping[str, str]]) -> bool:
+        """Whether it was switched to since: the power may have gone before that, and an earlier try have failed."""
+        since = history[history.index(self.last) + 1:] if self.last in history else history
+        return any(row.get("event") == "switched" and row.get("version") == self.version for row in since)
 
 
 class OwnUpgrade:
@@ -239,7 +248,7 @@ class OwnUpgrade:
         if standing.current == job.version:
             if not standing.trial:
                 self._end(job, "done")
-        elif standing.outcome == "failed" and standing.wanted == job.version:  # not one before it
+        elif standing.outcome == "failed" and job.was_tried(standing.history):
             self._end(job, "back", standing.why)
         else:  # it ended between what it wrote and the switch: it is told again
             self._job = None
@@ -358,7 +367,8 @@ class OwnUpgrade:
 
     def _leave(self, job: _Job, standing: Standing, switch: Callable[[], None]) -> None:
         self._ran = standing.current
-        self._step(job, "switching", kept=True)
+        last = dict(standing.history[-1]) if standing.history else {}
+        self._step(job.model_copy(update={"last": last}), "switching", kept=True)
         switch()
         self._record("upgrade.switching", upgrade=job.id, version=job.version, before=self._ran)
         log.warning("upgrade.switching", upgrade=job.id, version=job.version, before=self._ran)

@@ -357,6 +357,32 @@ async def test_a_power_cut_before_the_switch_is_not_taken_for_an_earlier_failure
     assert node.versions.standing().current == "1.2.0"
 
 
+async def test_a_power_cut_before_the_switch_of_a_second_try_is_not_taken_for_the_failure_of_the_first(
+        node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    node.own.want(ORDER)
+    await node.until("switching")
+    node.versions.back("it did not start", node.clock.now())
+    node.start()
+    await node.until("back")
+
+    def dies(*_: Any, **__: Any) -> None:
+        raise asyncio.CancelledError
+
+    again = replace(ORDER, id="a2")
+    with monkeypatch.context() as patch:
+        patch.setattr(node.versions, "switch", dies)
+        node.own.want(again)
+        await asyncio.wait([node.tasks[-1]], timeout=5)
+    node.start()
+    assert node.state_now == "", "it was not tried a second time"
+    node.own.want(again)
+    await node.until("switching")
+    node.versions.back("nor the second time", node.clock.now())
+    node.start()
+    await node.until("back")
+    assert node.own.report().why == "nor the second time"
+
+
 @pytest.mark.parametrize("counter", [0, 3], ids=["the-base-is-next", "nothing-is-next"])
 async def test_attack_a_damaged_standing_is_a_problem_and_does_not_end_what_runs(node: Node, counter: int) -> None:
     await confirmed(node)
