@@ -18,9 +18,9 @@ from fairlead.link.images import MOST_SIZE
 from fairlead.objects.catalogue import Changeable
 from fairlead.objects.model import Computed, Item, Kind, Open
 from fairlead.objects.shelf import Built
+from fairlead.upgrade.verify import MOST_ROOT_BYTES
 
 MOST_PIECE = 1024 * 1024
-MOST_ROOT = 512 * 1024
 
 
 class Image(Open):
@@ -103,8 +103,8 @@ def trusting(trust: Trusting) -> APIRouter:
                  responses=answer(answers.UpgradeRootPinned), openapi_extra=_ROOT)
     async def pin(request: Request, caller: str = needs("upgrade:trust")) -> dict[str, str]:
         root = await request.body()
-        if len(root) > MOST_ROOT:
-            raise Refused("FL-API-FORMAT", f"the root has more than {MOST_ROOT} bytes", "send a root.json")
+        if len(root) > MOST_ROOT_BYTES:
+            raise Refused("FL-API-FORMAT", f"the root has more than {MOST_ROOT_BYTES} bytes", "send a root.json")
         return {"sha256": await trust.pin(root, caller)}
 
     return router

@@ -14,14 +14,15 @@ from fairlead.cli.options import State, client, read
 PATH = "/api/image"
 ROOT = "/api/upgrade/root"
 PIECE = 1024 * 1024
-MOST_ROOT = 512 * 1024
+MOST_ROOT_BYTES = 64 * 1024
+"""As in `upgrade.verify`, which takes long to load."""
 
 
 def trust(context: typer.Context,
           root: Annotated[str, typer.Argument(metavar="ROOT.json", help="The root of those who sign the bundles.")],
           state: State = None) -> None:
     """Pin the root by which this cluster and its nodes verify upgrade bundles. Once: later ones come with bundles."""
-    data = read(root, "root", MOST_ROOT)
+    data = read(root, "root", MOST_ROOT_BYTES)
     found = client(context, state).send("POST", ROOT, data)
     output.say(f"bundles are verified by the root {found['sha256']}")
 

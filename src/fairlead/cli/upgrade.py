@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from fairlead.upgrade.verify import Verified
 
 MOST_DAYS = 3650
-MOST_ROOT_BYTES = 64 * 1024
 
 Keys = Annotated[Path | None, typer.Option("--keys", metavar="DIR", help="The folder with the keys to sign with.")]
 Demo = Annotated[Path | None, typer.Option("--demo-keys", metavar="DIR", help=(
@@ -114,7 +113,7 @@ def _known(root: Path | None, state: Callable[[], Path]) -> "tuple[bytes, Seen]"
     if root is not None:
         try:
             with root.open("rb") as file:
-                return file.read(MOST_ROOT_BYTES + 1), Seen()
+                return file.read(images.MOST_ROOT_BYTES + 1), Seen()
         except OSError as error:
             raise OperatorError("FL-FILE", f"the root {root} cannot be read: {error.strerror}",
                                 "check the path and its permissions") from None

@@ -143,7 +143,8 @@ class UpgradeTrust:
             kept, pinned = await self._store.get(SEEN), await self._store.get(ROOT)
             before = _seen(kept)
             merged = before.merged(seen)
-            then: list[Operation] = [Put(SEEN, merged.encode())] if merged != before else []
+            written = merged.encode(kept.value if kept is not None else b"{}")
+            then: list[Operation] = [Put(SEEN, written)] if merged != before else []
             entries = [Entry("upgrade.seen-raised", "bundles", by, dict(asdict(merged)))] if then else []
             if root is not None and (pinned is None or _version(root) > _version(pinned.value)):
                 then.append(Put(ROOT, root))

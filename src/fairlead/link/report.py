@@ -9,7 +9,9 @@ from fairlead.base.errors import printable
 
 Version = Annotated[str, Field(pattern=r"^[0-9A-Za-z.+-]{0,64}$")]
 Identifier = Annotated[str, Field(pattern="^[0-9a-f]{0,32}$")]
-Words = Annotated[str, Field(max_length=400), AfterValidator(lambda text: printable(text, 400))]
+MOST_WORDS = 400
+Words = Annotated[str, Field(max_length=MOST_WORDS), AfterValidator(lambda text: printable(text)[:MOST_WORDS])]
+"""What is escaped becomes longer: it is cut afterwards, so that whoever took it can pass it on."""
 State = Annotated[str, Field(pattern="^(waiting|fetching|verified|switching|trial|done|failed|back)?$")]
 
 

@@ -12,6 +12,7 @@ Rules, and the attack each stops:
 5. A bundle that is refused is not kept.
 6. Slow retrieval: a turn at one Controller has an end, and whoever gives little in it is not asked again before the
    others. A Controller that drips, in one turn or in many, keeps nobody from what another one gives.
+7. A Controller's refusal is that it does not give, whichever code it names: it is taken for no fault of this node's.
 
 All of it goes on where it was: after a cut, a restart, a full disk.
 """
@@ -27,7 +28,7 @@ from typing import Protocol
 import structlog
 
 from fairlead.base.clock import Clock
-from fairlead.base.errors import FairleadError, OperatorError, Refused
+from fairlead.base.errors import FairleadError, OperatorError, Refused, printable
 from fairlead.link import frames
 from fairlead.link.images import SUBSYSTEM, VERSION, Incoming, Want
 from fairlead.transport.channel import Channel
@@ -154,7 +155,7 @@ class Bringing:
         handle = await asyncio.to_thread(self._images.open, sha256)
         began = self._clock.monotonic()
         try:
-            verified = await asyncio.to_thread(self._verify, handle, root, seen, await self._now())
+            verified = await asyncio.to_thread(self._judged, handle, root, seen, await self._now())
             if verified.sha256 != sha256:
                 raise Refused("FL-IMAGE-HASH", f"the file {sha256} has other bytes by now", "have it brought again")
             # but for the counter: it counts once the version has proved itself (`upgrade.versions`)
@@ -170,6 +171,18 @@ class Bringing:
         self.moved = Moved(self.moved.bytes, self.moved.files, self._clock.monotonic() - began)
         self._keep_open(sha256, handle)
         return verified
+
+    def _judged(self, handle: int, root: bytes, seen: Seen, now: int) -> Verified:
+        """As `verify`. What that did not foresee is a refusal, too: no file that somebody made ends a daemon."""
+        try:
+            return self._verify(handle, root, seen, now)
+        except FairleadError:
+            raise
+        except Exception as error:
+            kind = type(error).__name__
+            log.exception("image.unforeseen", error=kind)
+            raise Refused("FL-INTERNAL", f"its verification ended by a fault of ours: {kind}",
+                          "the log says more; report it, with the file") from None
 
     def _keep_open(self, sha256: str, handle: int) -> None:
         if (before := self._open.pop(sha256, None)) is not None:
@@ -283,8 +296,8 @@ class _Asked:
             data = incoming.feed(data)
             if incoming.have is None:
                 continue
-            if incoming.have.code:
-                raise Refused(incoming.have.code, incoming.have.words)
+            if incoming.have.code:  # its code is its own: to this node it would speak of this node's disk, say
+                raise Refused("FL-IMAGE-UNKNOWN", f"the Controller gives none: {printable(incoming.have.words, 300)}")
             if incoming.have.size != size:
                 raise Refused("FL-IMAGE-SIZE", f"the Controller has {incoming.have.size} bytes, {size} are wanted")
             patience_s = SILENT_S

@@ -73,14 +73,16 @@ class Reader:
     def either(self, names: Sequence[str], most: int, size: int | None = None) -> tuple[str, bytes]:
         """The name and the content of the entry that must come now, one of *names* (short ones). Raises Refused."""
         head = self._take(BLOCK)
-        said = int(head[124:135], 8) if _SIZE.fullmatch(head[124:136]) else -1
         name = next((name for name in names if head[:100] == name.encode().ljust(100, b"\0")), None)
         if name is None:
             raise _other(head, names)
+        if not _SIZE.fullmatch(head[124:136]):  # no stand-in for it: `header` writes a size of -1 as well
+            raise _not_as_written(name)
+        said = int(head[124:135], 8)
         if said > most:
             raise too_long(f"{name} is said to have {said} bytes, {most} are allowed")
         if head != header(name, said):
-            raise malformed(f"the header of {name} is not as it is written")
+            raise _not_as_written(name)
         if size is not None and said != size:
             raise too_long(f"{name} has {said} bytes, and {size} are signed")
         content = self._take(said)
@@ -94,7 +96,7 @@ class Reader:
             last = found[-BLOCK:]
             if _SIZE.fullmatch(last[124:136]) and found == header(name, said := int(last[124:135], 8)):
                 raise too_long(f"{name} is said to have {said} bytes, and {size} are signed")
-            raise malformed(f"the header of {name} is not as it is written")
+            raise _not_as_written(name)
         begin, left = self.at, size
         buffers = (bytearray(min(PIECE, size)), bytearray(min(PIECE, size)))
         while left:
@@ -170,6 +172,10 @@ def mixed(why: str) -> Refused:
     """Mix-and-match: parts of several bundles."""
     return Refused("FL-UPGRADE-MIXED", f"the bundle is put together from parts that do not belong together: {why}",
                    "fetch it again, from where it was built")
+
+
+def _not_as_written(name: str) -> Refused:
+    return malformed(f"the header of {name} is not as it is written")
 
 
 def _other(head: bytes, names: Sequence[str]) -> Refused:

@@ -15,7 +15,7 @@ Rules, and what each stops:
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -91,6 +91,8 @@ class Standing(Protocol):
     def why(self) -> str: ...
     @property
     def wanted(self) -> str: ...
+    @property
+    def history(self) -> Sequence[Mapping[str, str]]: ...
 
 
 class Keeping(Protocol):
@@ -142,6 +144,13 @@ class _Job(BaseModel):
     since: int = 0
     seconds: float = 0.0
     bytes: int = 0
+    last: dict[str, str] = {}
+    """What came last in the history before the switch."""
+
+    def was_tried(self, history: Sequence[Mapping[str, str]]) -> bool:
+        """Whether it was switched to since: the power may have gone before that, and an earlier try have failed."""
+        since = history[history.index(self.last) + 1:] if self.last in history else history
+        return any(row.get("event") == "switched" and row.get("version") == self.version for row in since)
 
 
 class OwnUpgrade:
@@ -239,7 +248,7 @@ class OwnUpgrade:
         if standing.current == job.version:
             if not standing.trial:
                 self._end(job, "done")
-        elif standing.outcome == "failed" and standing.wanted == job.version:  # not one before it
+        elif standing.outcome == "failed" and job.was_tried(standing.history):
             self._end(job, "back", standing.why)
         else:  # it ended between what it wrote and the switch: it is told again
             self._job = None
@@ -299,6 +308,11 @@ class OwnUpgrade:
                 self.changed()
             else:
                 self._end(self._job, "failed", f"{error.message} [{error.code}]")
+        except Exception as error:  # a bundle that nobody foresaw ends this upgrade, and not what runs
+            assert self._job is not None
+            kind = type(error).__name__
+            log.exception("upgrade.failed", upgrade=order.id, version=order.version, code="FL-INTERNAL", error=kind)
+            self._end(self._job, "failed", f"it ended by a fault of ours, {kind}: the log says more [FL-INTERNAL]")
         finally:
             self._fetching = ""
 
@@ -353,7 +367,8 @@ class OwnUpgrade:
 
     def _leave(self, job: _Job, standing: Standing, switch: Callable[[], None]) -> None:
         self._ran = standing.current
-        self._step(job, "switching", kept=True)
+        last = dict(standing.history[-1]) if standing.history else {}
+        self._step(job.model_copy(update={"last": last}), "switching", kept=True)
         switch()
         self._record("upgrade.switching", upgrade=job.id, version=job.version, before=self._ran)
         log.warning("upgrade.switching", upgrade=job.id, version=job.version, before=self._ran)
@@ -391,7 +406,8 @@ class OwnUpgrade:
 
     def _load(self) -> _Job | None:
         try:
-            return _Job.model_validate_json(files.read_private(self._file))
+            job = _Job.model_validate_json(files.read_private(self._file))
+            return job.model_copy(update={"why": _words(job.why)})  # one that is too long was once written
         except FileNotFoundError:
             return None
         except (ValidationError, OperatorError) as error:  # what was tried once may be tried once more
@@ -400,4 +416,4 @@ class OwnUpgrade:
 
 
 def _words(text: str) -> str:
-    return printable(text, MOST_WORDS)
+    return printable(text, MOST_WORDS)[:MOST_WORDS]  # what is escaped becomes longer

@@ -123,6 +123,8 @@ def fits(manifest: Manifest, role: str, running: str, seen: Seen) -> None:
 
 def read_root(data: bytes) -> str:
     """Whether *data* is a root that can be pinned; its SHA-256, hex. Raises Refused FL-UPGRADE-ROOT."""
+    if len(data) > MOST_ROOT_BYTES:  # no bundle could carry it, and no message of the link
+        raise _wrong_root(f"it has more than {MOST_ROOT_BYTES} bytes")
     _root(data, None, alone=True)
     return hashlib.sha256(data).hexdigest()
 

@@ -13,7 +13,8 @@ Rules, and what each stops:
    worked forbids nothing.
 5. Names of versions are numbers: one that leads elsewhere on the disk, or to a folder that others may write, is nothing
    that runs here. Whoever may write the state folder is this node already.
-6. Who reads what stands ignores fields that he does not know: a newer version writes it, the base reads it.
+6. Who reads what stands, or what was seen, ignores fields that he does not know: a newer version writes them, the base
+   reads them. Those of what was seen stay when it is written.
 
     versions/standing.json  seen.json  root.json
     versions/1.2.3/manifest.json, lib/ (wheels unpacked), files/
@@ -329,20 +330,25 @@ class Versions:
 
     def seen(self) -> Seen:
         """The highest that this node has seen. Raises OperatorError FL-STATE-DAMAGED."""
+        return self._kept()[0]
+
+    def _kept(self) -> tuple[Seen, bytes]:
+        """That, and the file that says it. Raises OperatorError FL-STATE-DAMAGED."""
         try:
-            return Seen.decode(files.read_private(self._folder / SEEN))
+            data = files.read_private(self._folder / SEEN)
+            return Seen.decode(data), data
         except FileNotFoundError:
-            return Seen()
+            return Seen(), b"{}"
         except ValueError as error:
             raise OperatorError("FL-STATE-DAMAGED", f"{self._folder / SEEN} is damaged: {error}",
                                 "restore the state folder") from None
 
     def remember(self, seen: Seen) -> None:
         """From now on at least *seen*. Raises OperatorError."""
-        known = self.seen()
+        known, data = self._kept()
         if (now := known.merged(seen)) != known:
             self._make_folder()
-            files.write_private(self._folder / SEEN, now.encode())
+            files.write_private(self._folder / SEEN, now.encode(data))
 
     def forget(self) -> None:
         """A life in another cluster begins: what was pinned and seen is the old one's. Raises OperatorError.

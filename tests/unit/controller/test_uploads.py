@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
@@ -20,11 +21,13 @@ from fairlead.controller.application import shelf_for
 from fairlead.controller.images import Keeping, Records
 from fairlead.controller.upgrade_trust import ROOT, SEEN, UpgradeTrust
 from fairlead.controller.uploads import Uploads
+from fairlead.link.messages import UpgradeRoot
 from fairlead.objects.model import Item
 from fairlead.store.protocol import Delete, Put
 from fairlead.upgrade.bringing import Bringing
 from fairlead.upgrade.images import Images
 from fairlead.upgrade.seen import Seen
+from fairlead.upgrade.verify import MOST_ROOT_BYTES
 from fairlead.upgrade.versions import Versions
 from tests.unit.controller.ground import Ground, grounded
 from tests.unit.upgrade.ground import NOW, Publisher, sha
@@ -277,6 +280,26 @@ async def test_a_root_is_pinned_once_and_nobody_pins_over_it(house: House) -> No
     await house.ground.store.transact([], [Delete(ROOT)])
     assert await refusal(house.trust.pin(Publisher("evil").roots[0], "admin")) == "FL-UPGRADE-PINNED"
     assert await house.ground.store.get(ROOT) is None
+
+
+async def test_a_root_that_no_message_could_carry_is_not_pinned(tmp_path: Path) -> None:
+    async with housed(tmp_path / "ctl", pinned=False) as house:
+        large = OURS.root(unrecognized_fields={"more": "x" * MOST_ROOT_BYTES})
+        assert await refusal(house.trust.pin(large, "admin")) == "FL-UPGRADE-ROOT"
+        assert (await house.trust.root(), house.versions.root()) == (None, None)
+        room = MOST_ROOT_BYTES - len(OURS.root(unrecognized_fields={"more": ""}))
+        largest = OURS.root(unrecognized_fields={"more": "x" * room})
+        await house.trust.pin(largest, "admin")
+        UpgradeRoot(root=largest.decode())
+
+
+async def test_what_a_newer_version_keeps_beside_what_was_seen_stays(house: House) -> None:
+    later = Seen(root=1).encode()[:-1] + b',"later":{"x":1}}'
+    await house.ground.store.transact([], [Put(SEEN, later)])
+    assert await house.trust.merge(Seen(timestamp=9)) == Seen(root=1, timestamp=9)
+    kept = await house.ground.store.get(SEEN)
+    assert kept is not None
+    assert json.loads(kept.value)["later"] == {"x": 1}
 
 
 async def test_only_a_chain_leads_to_another_root_for_all(house: House) -> None:

@@ -49,6 +49,13 @@ def house() -> House:
     return House()
 
 
+async def test_attack_what_an_engine_says_can_be_passed_on_however_long_it_becomes(house: House) -> None:
+    await house.says(SE_1, why="\x01" * 400)
+    said = house.engines.standing()
+    assert said.reports[SE_1.id].why.isprintable()
+    assert Standing.model_validate_json(said.model_dump_json()) == said
+
+
 async def test_it_is_told_in_its_turn_and_again_until_it_has_begun(house: House) -> None:
     await house.engines.greeted(SE_1.id)
     assert house.told == [(SE_1.id, UpgradeWanted())], "first it says how it stands"

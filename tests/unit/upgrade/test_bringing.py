@@ -39,6 +39,8 @@ class Controllers:
     folder: Path
     gives: dict[str, dict[str, bytes]]
     cut: int = 2**60
+    refusing: dict[str, Have] = field(default_factory=dict)
+    """By name: what is said instead."""
     opened: list[str] = field(default_factory=list)
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
@@ -59,6 +61,9 @@ class _Tunnel:
         ours, theirs = pair()
         theirs.left = self.all.cut
         self.all.opened.append(self.name)
+        if (refusal := self.all.refusing.get(self.name)) is not None:
+            await theirs.send(frames.encode(refusal.model_dump()))
+            return ours
         state = self.all.folder / self.name
         state.mkdir(mode=0o700, exist_ok=True)
         images = Images(state, space=plenty)
@@ -169,6 +174,18 @@ async def test_a_compromised_controllers_own_bundle_is_refused_by_the_pinned_roo
     assert house.versions.root() == GOOD.roots[0]
 
 
+async def test_attack_a_bundle_over_which_this_software_stumbles_is_refused_and_not_kept(
+        house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stumbles(*_: Any) -> Any:
+        raise ValueError("negative count")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(house.bringing, "_verify", stumbles)
+        assert await refused(house) == "FL-INTERNAL"
+    assert house.images.have(SHA) == 0
+    await house.bringing.bring(SHA, len(BUNDLE))
+
+
 async def test_nothing_is_fetched_without_a_root_and_nothing_older_than_what_was_seen_is_kept(
         house: House, tmp_path: Path) -> None:
     house.versions.remember(Seen(root=1, timestamp=8, snapshot=8, targets=8, counter=3))
@@ -224,6 +241,23 @@ class _Drips:
             self.left = [b""]
         self.at += 1
         return BUNDLE[self.at - 1:self.at]
+
+
+@pytest.mark.parametrize("code", ["FL-DISK", "FL-IMAGE-ROOM", "FL-IMAGE-HASH", "FL-UPGRADE-SIGNATURES"])
+async def test_attack_a_controllers_refusal_is_not_taken_for_this_nodes_own_fault(house: House, code: str) -> None:
+    house.ways.gives["ctl-2"] = house.ways.gives["ctl-1"]
+    house.ways.refusing["ctl-1"] = Have(v=VERSION, size=0, code=code, words="\x1b[2J" * 200)
+    house.bringing._having = lambda _: ["ctl-1"]  # it says so, and is asked first
+    house.images.begin(SHA, len(BUNDLE))
+    house.images.write(SHA, 0, BUNDLE[:1000], len(BUNDLE))
+    await house.bringing.bring(SHA, len(BUNDLE))
+    assert (house.ways.opened, house.lying) == (["ctl-1", "ctl-2"], [])
+    assert house.bringing.came(SHA) == len(BUNDLE) - 1000, "what was here has stayed"
+    house.images.remove(SHA)
+    house.ways.gives.pop("ctl-2")
+    with pytest.raises(Refused) as found:
+        await house.bringing.bring(SHA, len(BUNDLE))
+    assert (found.value.code, found.value.message.isprintable()) == ("FL-IMAGE-UNKNOWN", True)
 
 
 async def test_what_is_here_but_for_its_name_is_not_asked_for(house: House) -> None:

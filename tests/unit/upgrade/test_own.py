@@ -1,6 +1,7 @@
 """A node changes its own version: to what it has verified and what fits, once, and back only where it came from."""
 
 import asyncio
+import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ class Taking:
 
     def __init__(self) -> None:
         self.bundle = Bundle(manifest())
-        self.fails: FairleadError | None = None
+        self.fails: Exception | None = None
         self.unfit: FairleadError | None = None
         self.swapped: Bundle | None = None
         self.brought = 0
@@ -185,6 +186,32 @@ async def test_what_passes_is_tried_again_when_it_is_asked_again(node: Node, cod
             await asyncio.sleep(0.005)
 
 
+async def test_attack_words_that_become_longer_when_they_are_escaped_end_no_node(node: Node) -> None:
+    """Of a Controller, say. They are on disk then, and have to be said after every start."""
+    node.taking.fails = Refused("FL-X", "\x01" * 1000)
+    node.own.want(ORDER)
+    await node.until("failed")
+    said = node.own.report().why
+    assert said.startswith("\\x01")
+    assert node.start().report().why == said
+    file = node.state / module.FILE
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"why": "x" * 3003}))
+    assert node.start().report().why == "x" * module.MOST_WORDS, "as it was once written"
+
+
+async def test_attack_a_bundle_over_which_this_software_stumbles_ends_that_upgrade_and_not_the_node(node: Node) -> None:
+    node.taking.fails = ValueError("negative count")
+    node.own.want(ORDER)
+    await node.until("failed")
+    assert "ValueError: the log says more [FL-INTERNAL]" in node.own.report().why
+    node.own.want(ORDER)
+    await asyncio.sleep(0.02)
+    assert (node.taking.brought, node.restarts, node.tasks[-1].done()) == (1, 0, False)
+    node.taking.fails = None
+    node.own.want(replace(ORDER, id="a2"))
+    await node.until("switching")
+
+
 async def test_another_order_waits_for_the_end_of_a_trial(node: Node) -> None:
     node.own.want(ORDER)
     await node.until("switching")
@@ -328,6 +355,32 @@ async def test_a_power_cut_before_the_switch_is_not_taken_for_an_earlier_failure
     node.own.want(another)
     await node.until("switching")
     assert node.versions.standing().current == "1.2.0"
+
+
+async def test_a_power_cut_before_the_switch_of_a_second_try_is_not_taken_for_the_failure_of_the_first(
+        node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    node.own.want(ORDER)
+    await node.until("switching")
+    node.versions.back("it did not start", node.clock.now())
+    node.start()
+    await node.until("back")
+
+    def dies(*_: Any, **__: Any) -> None:
+        raise asyncio.CancelledError
+
+    again = replace(ORDER, id="a2")
+    with monkeypatch.context() as patch:
+        patch.setattr(node.versions, "switch", dies)
+        node.own.want(again)
+        await asyncio.wait([node.tasks[-1]], timeout=5)
+    node.start()
+    assert node.state_now == "", "it was not tried a second time"
+    node.own.want(again)
+    await node.until("switching")
+    node.versions.back("nor the second time", node.clock.now())
+    node.start()
+    await node.until("back")
+    assert node.own.report().why == "nor the second time"
 
 
 @pytest.mark.parametrize("counter", [0, 3], ids=["the-base-is-next", "nothing-is-next"])

@@ -192,6 +192,14 @@ def test_attack_endless_data_is_not_read() -> None:
     assert caught.value.code == "FL-UPGRADE-FORMAT"
 
 
+@pytest.mark.parametrize("at", range(len(OURS.parts())))
+def test_attack_a_length_below_zero_is_no_length(at: int) -> None:
+    """As a size that is none would be written: a header that agrees with itself."""
+    name, data = (parts := OURS.parts())[at]
+    assert b"-0000000001\0" in header(name, -1)
+    assert "as it is written" in refused(packed(parts[:at])[:-len(END)] + header(name, -1) + data, "FORMAT")
+
+
 # -- roots ------------------------------------------------------------------------------------------------------------
 
 def test_a_chain_of_roots_is_followed_from_each_that_is_pinned() -> None:
@@ -458,7 +466,10 @@ def test_what_was_seen_only_rises() -> None:
     assert low.merged(high) == high.merged(low) == Seen(2, 9, 3, 3, 4)
     assert Seen.decode(low.encode()) == low
     for bad in (b"", b"{}", b"[]", low.encode().replace(b"9", b"-9"), low.encode().replace(b"9", b"true"),
-                low.encode().replace(b"9", b"9.0"), low.encode()[:-1] + b',"x":1}', b"[" * 100_000):
+                low.encode().replace(b"9", b"9.0"), low.encode().replace(b"root", b"roof"), b"[" * 100_000):
         with pytest.raises(ValueError):
             Seen.decode(bad)
+    newer = low.encode()[:-1] + b',"x":{"y":1}}'
+    assert Seen.decode(newer) == low
+    assert json.loads(high.encode(newer)) == json.loads(high.encode()) | {"x": {"y": 1}}
     assert len(fields(Seen)) == 5

@@ -168,6 +168,14 @@ def test_fields_of_a_newer_version_are_no_damage(versions: Versions) -> None:
     file = versions.path(NEW).parent / "standing.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"later": {"x": 1}}))
     assert versions.standing().current == NEW
+    versions.remember(Seen(1, 2, 3, 4, 5))
+    seen = file.with_name("seen.json")
+    seen.write_text(json.dumps(json.loads(seen.read_text()) | {"later": {"x": 1}}))
+    versions.back("it did not start", 2)
+    assert versions.standing().current == OWN
+    versions.remember(Seen(timestamp=7))
+    assert versions.seen() == Seen(1, 7, 3, 4, 5)
+    assert json.loads(seen.read_text())["later"] == {"x": 1}, "for the next time that the newer one runs"
 
 
 def test_a_version_that_was_lost_leaves_the_one_before_and_a_newer_base_goes_first(versions: Versions) -> None:
