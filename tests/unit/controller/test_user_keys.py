@@ -450,9 +450,11 @@ async def test_attack_an_engine_shows_keys_that_it_was_not_asked_for(house: Hous
 
     async def show(key: PrivateKey) -> None:
         offer = next_key.offer(house.world.cluster_uuid, engine.node.id, "r1", key, engine.machine.host)
+        await until(lambda: engine.node.id not in house.keys._registering)  # nothing of before is under way
         await house.keys.heard(engine.node.id, NextKey(rotation="r1", key=offer.key, user_proof=offer.user_proof,
                                                        host_proof=offer.host_proof))
-        await asyncio.sleep(0.05)
+        if (taking := house.keys._registering.get(engine.node.id)) is not None:
+            await taking
 
     house.world.clock.set(10)
     await house.through("stage", "distribute")
