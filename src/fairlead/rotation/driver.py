@@ -236,12 +236,13 @@ class Driver(Driving):
             other = await self._ledger.current()
             if other is not None and other[1].id == rotation.id:  # asked for twice, and the first time was only slow
                 return other[1]
-            if other is None and await self._store.get(UPGRADE) is not None:
+            if other is not None:
+                raise Refused("FL-ROTATE-BUSY", f"a rotation is under way ({other[1].kind})",
+                              "wait for its end, or `fairlead rotate abort`")
+            if await self._store.get(UPGRADE) is not None:
                 raise Refused("FL-ROTATE-BUSY", "an upgrade is under way",
                               "wait for its end, or `fairlead upgrade abort`")
-            raise Refused("FL-ROTATE-BUSY", "a rotation is under way" + (
-                f" ({other[1].kind})" if other is not None else ""),
-                "wait for its end, or `fairlead rotate abort`")
+            raise NotLeading(None)
         self.nudge()
         return rotation
 

@@ -262,12 +262,13 @@ class Driver(Driving):
             other = await self._ledger.current()
             if other is not None and other[1].id == upgrade.id:  # asked for twice, and the first time was only slow
                 return other[1]
-            if other is None and await self._store.get(ROTATION) is not None:
+            if other is not None:
+                raise Refused("FL-UPGRADE-BUSY", f"an upgrade is under way (to {other[1].version})",
+                              "wait for its end, or `fairlead upgrade abort`")
+            if await self._store.get(ROTATION) is not None:
                 raise Refused("FL-UPGRADE-BUSY", "a rotation is under way",
                               "wait for its end, or `fairlead rotate abort`")
-            raise Refused("FL-UPGRADE-BUSY", "an upgrade is under way" + (
-                f" (to {other[1].version})" if other is not None else ""),
-                "wait for its end, or `fairlead upgrade abort`")
+            raise NotLeading(None)
         self.nudge()
         return upgrade
 

@@ -20,7 +20,7 @@ from fairlead.rotation.driver import KIND, NOW, Driver
 from fairlead.rotation.phases import Rotation
 from fairlead.rotation.statements import TRUST, Statements
 from fairlead.store.fence import NotLeading
-from fairlead.store.protocol import Put, StoreUnavailable
+from fairlead.store.protocol import Absent, Put, StoreUnavailable
 from fairlead.store.sqlite import SQLiteStore
 from tests.world import ManualClock
 
@@ -290,6 +290,15 @@ async def test_asked_for_again_while_the_first_time_is_slow_it_is_the_same(
     assert await ground.start(name="abc") == begun
     with pytest.raises(Refused, match="under way"):
         await ground.start(name="def")
+
+
+async def test_who_leads_no_more_when_it_is_written_says_so_and_not_that_it_is_busy(
+        ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next leader is asked then."""
+    await ground.store.transact([], [Put("another leads", b"")])
+    monkeypatch.setattr(ground.driver, "_fence", lambda: [Absent("another leads")])
+    with pytest.raises(NotLeading):
+        await ground.start()
 
 
 async def test_a_bundle_that_is_used_while_it_is_revoked_stops_nothing(ground: Ground) -> None:

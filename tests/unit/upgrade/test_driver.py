@@ -13,7 +13,7 @@ from fairlead.base.errors import FairleadError, Refused
 from fairlead.cluster.undertaking import Ledger
 from fairlead.rotation.driver import NOW as ROTATION
 from fairlead.store.fence import NotLeading
-from fairlead.store.protocol import Delete, Put
+from fairlead.store.protocol import Absent, Delete, Put
 from fairlead.store.sqlite import SQLiteStore
 from fairlead.upgrade import stages
 from fairlead.upgrade.driver import KIND, NOW, WANTED, Driver, Image, Wish
@@ -256,6 +256,14 @@ async def test_asked_for_again_while_the_first_time_is_slow_it_is_the_same(
     assert await house.driver.start("image-1", Wish(), "jane", name="abc") == begun
     with pytest.raises(Refused, match="under way"):
         await house.driver.start("image-1", Wish(), "jane", name="def")
+
+
+async def test_who_leads_no_more_when_it_is_written_says_so_and_not_that_it_is_busy(
+        house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    await house.store.transact([], [Put("another leads", b"")])
+    monkeypatch.setattr(house.driver, "_fence", lambda: [Absent("another leads")])
+    with pytest.raises(NotLeading):
+        await house.start()
 
 
 async def test_back_in_the_midst_of_one_ends_it(house: House) -> None:
