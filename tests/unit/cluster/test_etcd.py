@@ -327,7 +327,7 @@ async def test_what_ends_at_once_is_started_again_and_its_last_words_are_told(tm
     async with ring(tmp_path) as cluster:
         words = '{"level":"fatal","msg":"discovery failed","error":"no \\\\u001b[2J disk"}'
         runs = tmp_path / "runs"
-        site = cluster.site(1, binary=program(tmp_path, f"echo x >>{runs}; echo '{words}' >&2; exit 3"))
+        site = cluster.site(1, binary=program(tmp_path, f"echo x >>{runs}; echo '{words}' >&2; sleep 0.2; exit 3"))
         site.start()
         await until(lambda: site.problem("FL-ETCD-DOWN"), "it is said")
         told = set()

@@ -8,6 +8,7 @@ import pytest
 
 from fairlead.controller import rotations
 from fairlead.controller.rotations import Rotations
+from fairlead.fleet.attached import Whereabouts
 
 
 class Engines:
@@ -50,3 +51,14 @@ async def test_who_had_no_room_is_asked_again_though_something_changes_all_the_t
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_a_controller_that_does_not_say_how_its_engines_stand_is_waited_for() -> None:
+    async def look(number: int) -> Whereabouts:
+        assert number == 9
+        return Whereabouts({"se-1": "late"}, away=["se-2"], silent=["ctl-2"])
+
+    one: Any = SimpleNamespace(
+        _attached=SimpleNamespace(look=look), driver=SimpleNamespace(settled=True),
+        telling=SimpleNamespace(behind_statement=lambda _: {"ctl-3": "it has not acknowledged the trust statement"}))
+    assert set(await Rotations.behind(one, 9)) == {"se-1", "ctl-2", "ctl-3"}

@@ -1,5 +1,6 @@
 """The engine's daemon, in parts that need no network."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -65,3 +66,27 @@ async def test_pins_of_before_give_way_to_the_statement_that_was_kept_without_it
     engine._controllers = lambda: Engine._controllers(engine)
     await Engine._failed(engine, known, OperatorError("FL-SSH-HOSTKEY", "another key"))
     assert [[one.host_key for one in controllers] for controllers in wanted] == [["new"]]
+
+
+async def test_a_plan_that_is_not_on_the_disk_is_a_problem_until_one_is(tmp_path: Path) -> None:
+    async def apply(_: Plan) -> None:
+        pass
+
+    nothing = SimpleNamespace(problems=[])
+    engine: Any = SimpleNamespace(
+        plan=None, state=tmp_path / "no folder", _plan_problem="", documents=SimpleNamespace(problems=[], again=list),
+        listeners=nothing, user_keys=nothing, upgrades=nothing, supervisor=SimpleNamespace(want=list), problems=(),
+        _remember_controllers=lambda _: None, _apply=apply, _controllers=list)
+    plan = Plan(node="se-1", internal_address="127.64.1.0", generation="1", revision=1, controllers=[controller("k")],
+                nodes=[], reach=[], serve=[])
+    await Engine.follow(engine, plan)
+    assert [line for line in problems(engine) if "FL-" in line], "it is in force, and says what is wrong"
+    assert engine.plan == plan
+    engine.state.mkdir()
+    await Engine.follow(engine, plan)
+    assert not problems(engine)
+
+
+def problems(engine: Any) -> list[str]:
+    said: list[str] = Engine.problems.fget(engine)  # type: ignore[attr-defined]
+    return said
